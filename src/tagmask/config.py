@@ -1,0 +1,156 @@
+"""From a table of settings to dataclasses: the constructor is the schema.
+
+A settings file is TOML. Its tables are the fields of `tagmask.experiment.Experiment`; each key is an
+argument of a frozen dataclass. `--set a.b=c` overrides one key. An unknown key is an error that names
+its nearest neighbour.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, fields, is_dataclass
+from pathlib import Path
+from typing import Any, TypeVar, get_args, get_type_hints
+
+from pydantic import TypeAdapter, ValidationError
+
+from tagmask.errors import ConfigError
+
+__all__ = ["build", "override", "plain", "read_toml", "write_toml"]
+
+T = TypeVar("T")
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Read a settings file.
+
+    Raises
+    ------
+    ConfigError
+        The file is missing or is not TOML; the message has line and column.
+    """
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError("no such settings file.", where=path, repair="Check the path.") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+        raise ConfigError(f"cannot be read as TOML: {error}.", where=path) from None
+
+
+def override(table: dict[str, Any], assignments: Iterable[str]) -> dict[str, Any]:
+    """Apply `a.b=c` assignments; c is read as a TOML value, or as text if it is none.
+
+    Examples
+    --------
+    >>> override({"method": {"tau": 0.95}}, ["method.tau=0.9", "mask.rule=otsu"])
+    {'method': {'tau': 0.9}, 'mask': {'rule': 'otsu'}}
+    """
+    result: dict[str, Any] = json.loads(json.dumps(table))
+    for assignment in assignments:
+        key, equals, text = assignment.partition("=")
+        *parents, leaf = key.strip().split(".")
+        if not equals or not leaf:
+            raise ConfigError(
+                f"--set {assignment!r} is not of the form a.b=c.", repair="For instance --set method.tau=0.9"
+            )
+        target = result
+        for parent in parents:
+            target = target.setdefault(parent, {})
+            if not isinstance(target, dict):
+                raise ConfigError(f"--set {assignment!r}: {parent!r} is a value, not a table.")
+        target[leaf] = _value(text.strip())
+    return result
+
+
+def _value(text: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def build(kind: type[T], table: Mapping[str, Any], *, where: object = "") -> T:
+    """Make a settings dataclass (nested ones too) from a plain table.
+
+    Values are checked strictly: no text for a number, no unknown key.
+
+    Raises
+    ------
+    ConfigError
+        Naming the key, its value and what is allowed.
+    """
+    _refuse_unknown_keys(kind, table, where, prefix="")
+    try:
+        # Tables come from TOML or JSON, whose arrays are lists: "lax" lists for tuples, strict elsewhere.
+        return TypeAdapter(kind).validate_json(json.dumps(table), strict=True)
+    except ValidationError as error:
+        first = error.errors()[0]
+        cause = first.get("ctx", {}).get("error")
+        if isinstance(cause, ConfigError):
+            raise ConfigError(cause.what, where=f"{where} {cause.where}".strip(), repair=cause.repair) from None
+        key = ".".join(str(part) for part in first["loc"])
+        value = "" if first["type"] == "missing" else f" = {first['input']!r}"
+        raise ConfigError(f"{key}{value}: {first['msg']}.", where=where) from None
+
+
+def _refuse_unknown_keys(kind: type, table: Mapping[str, Any], where: object, prefix: str) -> None:
+    """Walk the table beside the dataclass; the first key without a field is refused by name."""
+    hints = _settings_fields(kind)
+    for key, value in table.items():
+        if key not in hints:
+            near = difflib.get_close_matches(key, hints, n=1)
+            guess = f"Did you mean {prefix}{near[0]}?" if near else f"Known here: {', '.join(sorted(hints))}."
+            raise ConfigError(f"unknown key {prefix}{key}.", where=where, repair=guess)
+        nested = hints[key]
+        if nested is not None and isinstance(value, Mapping):
+            _refuse_unknown_keys(nested, value, where, prefix=f"{prefix}{key}.")
+
+
+def _settings_fields(kind: type) -> dict[str, type | None]:
+    """Field name -> the dataclass it holds, or None for a plain value."""
+    found: dict[str, type | None] = {}
+    hints = get_type_hints(kind)
+    for field in fields(kind):
+        options = (hints[field.name], *get_args(hints[field.name]))
+        found[field.name] = next((o for o in options if isinstance(o, type) and is_dataclass(o)), None)
+    return found
+
+
+def plain(settings: Any) -> dict[str, Any]:
+    """Turn a settings dataclass into a table of JSON values; keys that are None are left out."""
+
+    def strip(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {k: strip(v) for k, v in value.items() if v is not None}
+        if isinstance(value, (list, tuple)):
+            return [strip(v) for v in value]
+        return str(value) if isinstance(value, Path) else value
+
+    result: dict[str, Any] = strip(asdict(settings))
+    return result
+
+
+def write_toml(table: Mapping[str, Any], *, heading: str = "") -> str:
+    """Write a table of plain values, at most tables of tables deep, as TOML text."""
+    lines = [f"# {heading}"] if heading else []
+
+    def emit(name: str, values: Mapping[str, Any]) -> None:
+        leaves = {k: v for k, v in values.items() if not isinstance(v, Mapping)}
+        if name and (leaves or not values):
+            lines.extend(["", f"[{name}]"])
+        lines.extend(f"{k} = {_toml(v)}" for k, v in leaves.items())
+        for k, v in values.items():
+            if isinstance(v, Mapping):
+                emit(f"{name}.{k}" if name else k, v)
+
+    emit("", table)
+    return "\n".join(lines).strip() + "\n"
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, (list, tuple)):
+        return "[" + ", ".join(_toml(v) for v in value) + "]"
+    return json.dumps(value)  # TOML's numbers, booleans and basic strings are JSON's

@@ -1,0 +1,1 @@
+"""The engine: how images are noised, denoised and steered."""

@@ -1,0 +1,177 @@
+"""One experiment: the data, the networks, how they are trained, and the methods that use them.
+
+An experiment file is TOML; each of its tables is a dataclass and each key an argument of it.
+
+    [data]              where the prepared slices are
+    [schedule]          the noise
+    [denoiser]          the networks; a table that is absent is a network that is not trained
+    [classifier]
+    [segmenter]
+    [train.denoiser]    how each is trained
+    [methods.cdm]       settings of the methods; the first is the default of `tagmask segment`
+    [mask]              from score map to mask
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from tagmask.augment import AugmentSettings
+from tagmask.config import build, override, plain, read_toml, write_toml
+from tagmask.diffusion.schedule import ScheduleSettings
+from tagmask.errors import ConfigError
+from tagmask.masks import MaskSettings
+from tagmask.methods import settings_of
+from tagmask.networks.classifier import ClassifierSettings
+from tagmask.networks.denoiser import DenoiserSettings
+from tagmask.networks.segmenter import SegmenterSettings
+
+__all__ = ["NETWORKS", "DataSettings", "Experiment", "TrainPlan", "TrainSettings", "load_experiment"]
+
+NETWORKS = ("denoiser", "classifier", "segmenter")
+
+
+@dataclass(frozen=True)
+class DataSettings:
+    """Where training looks for slices.
+
+    Parameters
+    ----------
+    prepared
+        A folder made by `tagmask prepare`, relative to the current directory.
+    """
+
+    prepared: Path
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """How one network is trained.
+
+    Parameters
+    ----------
+    steps
+        Optimiser steps.
+    batch
+        Slices a step, over all processes and micro-batches together.
+    micro_batch
+        Slices that go through the network at once on one process; None takes them all. Smaller values
+        accumulate gradients and need less memory.
+    learning_rate, weight_decay, warmup
+        AdamW's, and the number of steps over which the rate rises from 0.
+    decay
+        Bring the learning rate down to 0 along a half cosine at the end of the run.
+    clip_gradient
+        Largest norm of the gradient; 0 leaves it alone.
+    ema
+        Rate of the exponential moving average of the weights, which is what is used afterwards. It is warmed
+        up as min(ema, (1 + n) / (10 + n)) when `ema_warmup`, for 0.9999 is far too slow for short runs.
+    label_dropout
+        Share of the slices whose tag is hidden from the denoiser, so that it also serves methods without a
+        condition or with classifier-free guidance.
+    noise_band, band_share
+        Draw this share of the steps t from lo ... hi and the rest from 1 ... T. The methods look at few
+        levels; a short training is better spent there.
+    balance
+        Draw as many slices of either tag.
+    precision
+        "fp32", "bf16" or "fp16".
+    log_every, checkpoint_every, snapshot_every, sample_every
+        Steps between lines of the log, checkpoints to resume from, weights that are kept for curves against
+        training length, and sample pictures; 0 for never.
+    """
+
+    steps: int = 50_000
+    batch: int = 16
+    micro_batch: int | None = None
+    learning_rate: float = 1e-4
+    weight_decay: float = 0.0
+    warmup: int = 0
+    decay: bool = False
+    clip_gradient: float = 0.0
+    ema: float = 0.9999
+    ema_warmup: bool = True
+    label_dropout: float = 0.1
+    noise_band: tuple[int, int] | None = None
+    band_share: float = 0.0
+    balance: bool = True
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    seed: int = 0
+    augment: AugmentSettings = AugmentSettings()
+    log_every: int = 50
+    checkpoint_every: int = 1000
+    snapshot_every: int = 0
+    sample_every: int = 0
+
+    def __post_init__(self) -> None:
+        checks = {
+            "steps >= 1": self.steps >= 1,
+            "batch >= 1": self.batch >= 1,
+            "micro_batch >= 1": self.micro_batch is None or self.micro_batch >= 1,
+            "learning_rate > 0": self.learning_rate > 0,
+            "0 <= ema < 1": 0 <= self.ema < 1,
+            "0 <= label_dropout < 1": 0 <= self.label_dropout < 1,
+            "0 <= band_share <= 1": 0 <= self.band_share <= 1,
+            "1 <= lo <= hi in noise_band": self.noise_band is None or 1 <= self.noise_band[0] <= self.noise_band[1],
+            "noise_band is given with band_share": self.band_share == 0 or self.noise_band is not None,
+            "log_every >= 1 and checkpoint_every >= 1": self.log_every >= 1 and self.checkpoint_every >= 1,
+        }
+        for rule, holds in checks.items():
+            if not holds:
+                raise ConfigError(f"{rule} does not hold: {plain(self)}.", where="[train]")
+
+
+@dataclass(frozen=True)
+class TrainPlan:
+    """One table a network."""
+
+    denoiser: TrainSettings = TrainSettings()
+    classifier: TrainSettings = TrainSettings()
+    segmenter: TrainSettings = TrainSettings()
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Everything a run is made from; see the module's docstring for the file."""
+
+    data: DataSettings
+    schedule: ScheduleSettings = ScheduleSettings()
+    denoiser: DenoiserSettings | None = None
+    classifier: ClassifierSettings | None = None
+    segmenter: SegmenterSettings | None = None
+    train: TrainPlan = TrainPlan()
+    methods: dict[str, dict[str, Any]] = field(default_factory=dict)
+    mask: MaskSettings = MaskSettings()
+
+    def __post_init__(self) -> None:
+        for name, table in self.methods.items():
+            settings_of(name, table)
+        bands = [getattr(self.train, name).noise_band for name in NETWORKS]
+        for band in filter(None, bands):
+            if band[1] > self.schedule.steps:
+                raise ConfigError(
+                    f"noise_band = {list(band)} reaches beyond the schedule's {self.schedule.steps} steps.",
+                    where="[train]",
+                )
+
+    def networks(self) -> tuple[str, ...]:
+        """Names of the networks this experiment trains."""
+        return tuple(name for name in NETWORKS if getattr(self, name) is not None)
+
+    def to_toml(self) -> str:
+        """Write every setting out, defaults included, as a file that `load_experiment` reads back."""
+        return write_toml(plain(self), heading="Resolved by tagmask; every setting, defaults included.")
+
+
+def load_experiment(path: Path, overrides: Sequence[str] = ()) -> Experiment:
+    """Read an experiment file and apply `--set` overrides.
+
+    Raises
+    ------
+    ConfigError
+        Naming file and key.
+    """
+    return build(Experiment, override(read_toml(path), overrides), where=path)

@@ -1,0 +1,39 @@
+"""Files in and out: NIfTI, DICOM, PNG, JPEG, TIFF.
+
+Readers trust nothing: a file is told by its content, sizes are checked before anything is allocated, and
+whatever cannot be read as it is raises an error of :mod:`tagmask.errors`. Writers are atomic. Nothing is ever
+unpickled.
+"""
+
+from __future__ import annotations
+
+from tagmask.io.atomic import atomic_write
+from tagmask.io.guards import same_grid
+from tagmask.io.outputs import write_mask, write_scores
+from tagmask.io.pictures import write_png
+from tagmask.io.studies import (
+    Mask,
+    StudyHeader,
+    case_files,
+    read_header,
+    read_mask,
+    read_scores,
+    read_study,
+    stem,
+)
+
+__all__ = [
+    "Mask",
+    "StudyHeader",
+    "atomic_write",
+    "case_files",
+    "read_header",
+    "read_mask",
+    "read_scores",
+    "read_study",
+    "same_grid",
+    "stem",
+    "write_mask",
+    "write_png",
+    "write_scores",
+]

@@ -1,0 +1,333 @@
+"""DICOM: a folder with one series, or one file, by pydicom."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pydicom
+from pydicom.errors import InvalidDicomError
+from pydicom.filereader import read_file_meta_info
+
+from tagmask.errors import GeometryError, InputError, TagmaskError
+from tagmask.io.guards import check_affine, check_file, check_finite, check_voxels
+
+__all__ = ["DicomSeries", "is_dicom", "open_dicom", "read_series"]
+
+_DEFLATED = "1.2.840.10008.1.2.1.99"
+_SUFFIXES = {".dcm", ".dicom", ".ima", ""}
+_NO_IMAGE = {"DICOMDIR", "LICENSE", "README", "VERSION"}
+_ANGLE = 1e-3
+"""How far direction cosines may differ within a series."""
+_UNEVEN = 0.01
+"""How far one gap between slices may be off the median gap, as a part of it ..."""
+_ROUNDING = 0.01
+"""... or in mm, for positions that were written with two decimals."""
+_AGAIN = "Copy or export it again."
+
+
+@dataclass(frozen=True)
+class DicomSeries:
+    """A series whose headers have been checked, in the order of its slices.
+
+    Parameters
+    ----------
+    files
+        One per slice, along the normal of the plane.
+    shape
+        (columns, rows, slices) for a volume; (rows, columns, 1) for an image without a position, which is a
+        picture.
+    affine : (4, 4) float64, optional
+        Voxel index to mm, RAS+.
+    """
+
+    path: Path
+    files: tuple[Path, ...]
+    shape: tuple[int, int, int]
+    affine: np.ndarray | None
+
+
+def is_dicom(path: Path) -> bool:
+    """Tell a DICOM file by its content."""
+    try:
+        with open(path, "rb") as file:
+            return file.read(132)[128:] == b"DICM"
+    except OSError:
+        return False
+
+
+@contextmanager
+def _guarded(path: Path) -> Iterator[None]:
+    """Turn whatever damage leads pydicom to into an InputError."""
+    try:
+        with warnings.catch_warnings():
+            # Of odd value lengths and the like, of which no slice ever comes.
+            warnings.simplefilter("ignore")
+            yield
+    except TagmaskError:
+        raise
+    except InvalidDicomError:
+        raise InputError(
+            "The content is not DICOM.",
+            where=path,
+            repair="Remove it from the folder if it is no part of the series.",
+        ) from None
+    except Exception as error:
+        text = (str(error) or type(error).__name__).splitlines()[0][:200]
+        raise InputError(f"The DICOM file is damaged ({text}).", where=path, repair=_AGAIN) from None
+
+
+def _header(path: Path) -> Any:
+    """Read all of a file but its pixels."""
+    check_file(path)
+    with _guarded(path):
+        syntax = str(read_file_meta_info(path).get("TransferSyntaxUID", ""))
+        if syntax == _DEFLATED:
+            # pydicom inflates the whole file at once, however large that gets.
+            raise InputError(
+                "The file is deflated.",
+                where=path,
+                repair="Save it uncompressed (dcmconv --write-xfer-little).",
+            )
+        header = pydicom.dcmread(path, stop_before_pixels=True)
+        _check_kind(path, header)
+    return header
+
+
+def _check_kind(path: Path, header: Any) -> None:
+    """Refuse what is no single grey image."""
+    name = str(getattr(header.get("SOPClassUID", ""), "name", "")) or "unknown kind"
+    if not header.get("Rows") or not header.get("Columns"):
+        raise InputError(
+            f"This is no image ({name}).", where=path, repair="Remove it from the folder of the series."
+        )
+    frames = int(header.get("NumberOfFrames") or 1)
+    if frames > 1:
+        raise InputError(
+            f"The file holds {frames} frames.",
+            where=path,
+            repair="Convert it to NIfTI (dcm2niix) or to one file a slice.",
+        )
+    grey = str(header.get("PhotometricInterpretation", "")) in ("MONOCHROME1", "MONOCHROME2")
+    if int(header.get("SamplesPerPixel") or 1) != 1 or not grey:
+        raise InputError(
+            f"The image is not grey ({header.get('PhotometricInterpretation', 'unknown')}).",
+            where=path,
+            repair="Export it as a grey image, or as a picture (PNG).",
+        )
+    if header.get("ModalityLUTSequence"):
+        raise InputError(
+            "Grey values go by a look-up table.", where=path, repair="Export it with a rescale slope."
+        )
+
+
+def open_dicom(path: Path) -> DicomSeries:
+    """Read and check the headers of a folder's one series, or of one file; no pixel is read.
+
+    Files that are not DICOM by name (.txt, .xml and others with a suffix of their own) are left alone.
+
+    Raises
+    ------
+    InputError
+        No image, several series, a damaged file, a file with several frames or colours.
+    GeometryError
+        Slices that miss, coincide, or do not form a grid.
+    ResourceError
+        More voxels than allowed.
+    """
+    files = _members(path) if path.is_dir() else [path]
+    headers = [_header(file) for file in files]
+    _check_one_series(path, headers)
+    shapes = sorted({(int(h.Rows), int(h.Columns)) for h in headers})
+    if len(shapes) > 1:
+        text = ", ".join(f"{rows} x {columns}" for rows, columns in shapes)
+        raise GeometryError(
+            f"The images differ in size ({text}).", where=path, repair="Keep one size in the folder."
+        )
+    rows, columns = shapes[0]
+    check_voxels((columns, rows, len(files)), path)
+    with _guarded(path):
+        if len(files) == 1 and not (
+            headers[0].get("ImagePositionPatient") and headers[0].get("ImageOrientationPatient")
+        ):
+            return DicomSeries(path, tuple(files), (rows, columns, 1), None)
+        order, affine = _geometry(path, files, headers)
+    check_affine(affine, path)
+    return DicomSeries(path, tuple(files[n] for n in order), (columns, rows, len(files)), affine)
+
+
+def _members(folder: Path) -> list[Path]:
+    """List the files of a folder that are, or should be, DICOM."""
+    try:
+        names = sorted(folder.iterdir())
+    except OSError as error:
+        raise InputError(
+            f"The folder cannot be read ({error.strerror or error}).",
+            where=folder,
+            repair="Change its permissions.",
+        ) from None
+    files = [
+        path
+        for path in names
+        if not path.name.startswith(".")
+        and path.name.upper() not in _NO_IMAGE
+        and not path.is_dir()
+        and (path.suffix.lower() in _SUFFIXES or path.suffix[1:].isdigit() or is_dicom(path))
+    ]
+    if not files:
+        raise InputError(
+            "The folder holds no DICOM file.", where=folder, repair="Give the folder of one series."
+        )
+    return files
+
+
+def _check_one_series(path: Path, headers: list[Any]) -> None:
+    found: dict[str, list[Any]] = {}
+    for header in headers:
+        found.setdefault(str(header.get("SeriesInstanceUID", "")), []).append(header)
+    if len(found) > 1:
+        text = "; ".join(
+            f"{group[0].get('SeriesDescription') or 'no description'} ({uid or 'no UID'}, {len(group)} files)"
+            for uid, group in sorted(found.items())
+        )
+        raise InputError(
+            f"The folder holds {len(found)} series: {text}.",
+            where=path,
+            repair="Put each series into its own folder.",
+        )
+
+
+def _numbers(path: Path, header: Any, key: str, count: int) -> np.ndarray:
+    """Give a header's list of `count` finite numbers."""
+    value = header.get(key)
+    try:
+        array = np.array([float(v) for v in value], dtype=np.float64)
+    except (TypeError, ValueError):
+        array = np.empty(0)
+    if array.shape != (count,) or not np.isfinite(array).all():
+        raise GeometryError(
+            f"{key} is {value}.", where=path, repair="Export the series again, with its geometry."
+        )
+    return array
+
+
+def _geometry(path: Path, files: list[Path], headers: list[Any]) -> tuple[list[int], np.ndarray]:
+    """Give the order of the files along the normal, and the affine."""
+    cosines = np.stack(
+        [_numbers(f, h, "ImageOrientationPatient", 6) for f, h in zip(files, headers, strict=True)]
+    )
+    spacings = np.stack([_numbers(f, h, "PixelSpacing", 2) for f, h in zip(files, headers, strict=True)])
+    if np.ptp(cosines, axis=0).max() > _ANGLE or np.ptp(spacings, axis=0).max() > _ANGLE * spacings.min():
+        raise GeometryError(
+            "The slices differ in orientation or pixel spacing.",
+            where=path,
+            repair="Remove localisers and other planes.",
+        )
+    along_row, along_column = cosines[0, :3], cosines[0, 3:]
+    normal = np.cross(along_row, along_column)
+    positions = np.stack(
+        [_numbers(f, h, "ImagePositionPatient", 3) for f, h in zip(files, headers, strict=True)]
+    )
+    order = [int(n) for n in np.argsort(positions @ normal, kind="stable")]
+    positions = positions[order]
+    if len(files) == 1:
+        thickness = headers[0].get("SpacingBetweenSlices") or headers[0].get("SliceThickness") or 1
+        step = normal * abs(float(thickness))
+    else:
+        _check_gaps(path, positions @ normal, [files[n] for n in order])
+        step = (positions[-1] - positions[0]) / (len(files) - 1)
+        drift = positions - positions[0] - np.arange(len(files))[:, None] * step
+        if np.abs(drift).max() > max(_UNEVEN * float(np.linalg.norm(step)), _ROUNDING) * 2:
+            raise GeometryError(
+                "The slices do not lie on one line.", where=path, repair="Export the series again."
+            )
+    affine = np.eye(4)
+    affine[:3, 0] = along_row * spacings[0, 1]
+    affine[:3, 1] = along_column * spacings[0, 0]
+    affine[:3, 2] = step
+    affine[:3, 3] = positions[0]
+    # DICOM's x and y run to the patient's left and back, NIfTI's to right and front.
+    affine[:2] *= -1
+    return order, affine
+
+
+def _check_gaps(path: Path, heights: np.ndarray, files: list[Path]) -> None:
+    """Refuse a series with two slices in one place, or one missing."""
+    gaps = np.diff(heights)
+    median = float(np.median(gaps))
+    least = int(gaps.argmin())
+    if gaps[least] < max(1e-3, 0.05 * median):
+        raise GeometryError(
+            f"{files[least].name} and {files[least + 1].name} lie in the same place.",
+            where=path,
+            repair="Keep one image for each position (one phase, one echo) in the folder.",
+        )
+    worst = int(np.abs(gaps - median).argmax())
+    if abs(gaps[worst] - median) > max(_UNEVEN * median, _ROUNDING):
+        raise GeometryError(
+            f"The gap between {files[worst].name} and {files[worst + 1].name} is {gaps[worst]:.4g} mm, "
+            f"elsewhere {median:.4g} mm: slices are missing or uneven.",
+            where=path,
+            repair="Export the whole series again.",
+        )
+
+
+def read_series(series: DicomSeries) -> np.ndarray:
+    """Read the pixels of a checked series, rescaled to its unit; MONOCHROME1 is inverted.
+
+    Returns
+    -------
+    ndarray : series.shape, float32, first axis fastest for volumes
+
+    Raises
+    ------
+    InputError
+        Damaged or compressed in a way that no installed decoder reads, or a scaling that is not finite.
+    """
+    if series.affine is None:
+        image = _pixels(series.files[0], series.shape[:2]).astype(np.float32)[..., None]
+    else:
+        columns, rows, depth = series.shape
+        stack = np.empty((depth, rows, columns), dtype=np.float32)
+        for n, file in enumerate(series.files):
+            stack[n] = _pixels(file, (rows, columns))
+        image = stack.T
+    check_finite(image, series.path)
+    return image
+
+
+def _pixels(path: Path, shape: tuple[int, int]) -> np.ndarray:
+    """Decode one slice: (rows, columns) float64, rescaled."""
+    with _guarded(path):
+        data = pydicom.dcmread(path)
+        if "PixelData" not in data:
+            raise InputError("The file holds no pixels.", where=path, repair=_AGAIN)
+        syntax = data.file_meta.TransferSyntaxUID
+        try:
+            stored = data.pixel_array
+        except Exception as error:
+            if not syntax.is_compressed:
+                raise
+            raise InputError(
+                f"The pixels are compressed ({syntax.name}), and cannot be decoded here.",
+                where=path,
+                repair="Decompress the series (gdcmconv --raw, dcmdjpeg), or convert it to NIfTI (dcm2niix).",
+            ) from error
+        if stored.shape != shape:
+            raise InputError(
+                f"The pixels are {stored.shape}, the header says {shape}.", where=path, repair=_AGAIN
+            )
+        slope, intercept = (
+            float(data.get(key, d)) for key, d in (("RescaleSlope", 1), ("RescaleIntercept", 0))
+        )
+        if slope == 0 or not np.isfinite((slope, intercept)).all():
+            raise InputError(f"Grey values are {slope:g} x + {intercept:g}.", where=path, repair=_AGAIN)
+        grey = stored.astype(np.float64)
+        if data.PhotometricInterpretation == "MONOCHROME1":
+            grey = (-1 if data.PixelRepresentation else 2 ** int(data.BitsStored) - 1) - grey
+        return grey * slope + intercept

@@ -1,0 +1,79 @@
+"""Where a NIfTI header says its voxels lie, and when it contradicts itself."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from nibabel.spatialimages import HeaderDataError
+
+from tagmask.errors import GeometryError
+from tagmask.io.guards import check_affine, corner_distance
+
+__all__ = ["affine_of"]
+
+_axes: Any = nib.aff2axcodes  # nibabel is not typed
+
+
+def affine_of(path: Path, header: Any, shape: tuple[int, int, int]) -> np.ndarray:
+    """Choose the affine, check it, and refuse a file whose two affines contradict each other."""
+    sform, qform = int(header["sform_code"]), int(header["qform_code"])
+    unit = int(header["xyzt_units"]) & 7
+    if unit in (1, 3):
+        raise GeometryError(
+            f"The header measures in {'metres' if unit == 1 else 'microns'}.",
+            where=path,
+            repair="Write the spacing in mm and set the unit to mm.",
+        )
+    if sform > 0:
+        affine = np.asarray(header.get_sform(), dtype=np.float64)
+        check_affine(affine, path)
+        if qform > 0:
+            _check_agreement(path, header, affine, shape, same_space=sform == qform)
+        return affine
+    edges = np.asarray(header["pixdim"][1:4], dtype=np.float64)
+    if not (np.isfinite(edges).all() and (edges > 0).all()):
+        raise GeometryError(
+            f"The voxel edges are {', '.join(f'{edge:g}' for edge in edges)} mm.",
+            where=path,
+            repair="Write the true spacing, in mm, into the header.",
+        )
+    affine = _qform(path, header) if qform > 0 else np.asarray(header.get_base_affine(), dtype=np.float64)
+    check_affine(affine, path)
+    return affine
+
+
+def _qform(path: Path, header: Any) -> np.ndarray:
+    copy = header.copy()
+    if copy["pixdim"][0] == 0:
+        # The standard: 0 should not occur, and means 1.
+        copy["pixdim"][0] = 1
+    try:
+        return np.asarray(copy.get_qform(), dtype=np.float64)
+    except (HeaderDataError, ValueError) as error:
+        raise GeometryError(
+            f"The qform is not a rotation ({error}).", where=path, repair="Write a valid sform or qform."
+        ) from None
+
+
+def _check_agreement(
+    path: Path, header: Any, sform: np.ndarray, shape: tuple[int, int, int], same_space: bool
+) -> None:
+    """Refuse an sform and a qform that cannot both be true.
+
+    With one code they claim one space, and may differ by the rounding of a quaternion: a quarter of a voxel
+    is allowed. With two codes they may differ (a scanner's space and an atlas's), but not about which axis is
+    which.
+    """
+    qform = _qform(path, header)
+    repair = "Delete the wrong one (set its code to 0)."
+    if _axes(sform) != _axes(qform):
+        names = "".join(_axes(sform)), "".join(_axes(qform))
+        raise GeometryError(f"The sform says {names[0]}, the qform {names[1]}.", where=path, repair=repair)
+    distance = corner_distance(sform, qform, shape)
+    if same_space and not distance <= np.linalg.norm(sform[:3, :3], axis=0).min() / 4:
+        raise GeometryError(
+            f"The sform and the qform disagree by {distance:.3g} mm.", where=path, repair=repair
+        )

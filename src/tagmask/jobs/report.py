@@ -1,0 +1,104 @@
+"""Evaluations -> one HTML file that a person can read anywhere: it needs no network and no image."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+
+from tagmask.errors import InputError
+from tagmask.io import atomic_write
+from tagmask.reporting.evaluation import Evaluation, read_evaluation
+from tagmask.reporting.numbers import comparison, explanation, numbers, verdict
+from tagmask.reporting.page import Html, join, page, tag
+from tagmask.reporting.pictures import charts, gallery
+from tagmask.reporting.record import cases, commands, facts, problems, settings
+
+__all__ = ["report"]
+
+_PANELS, _LINES = 48, 2000
+
+
+def report(results: Sequence[Path], *, out: Path) -> Path:
+    """Write one HTML file about one or several evaluations.
+
+    Parameters
+    ----------
+    results
+        Folders written by `tagmask evaluate`.
+    out
+        The file; a folder gets a report.html.
+
+    Returns
+    -------
+    Path
+        The file: whole by itself, with nothing to load. Its size is bounded whatever the number of
+        cases: some 48 panels and 2000 lines of cases over all evaluations.
+
+    Raises
+    ------
+    InputError
+        No evaluation, or one that is missing or damaged.
+    """
+    if not results:
+        raise InputError(
+            "There is nothing to report.", repair="Name at least one folder of `tagmask evaluate`."
+        )
+    target = Path(out)
+    if target.is_dir() or target.suffix.lower() not in (".html", ".htm"):
+        target = target / "report.html"
+    evaluations = [read_evaluation(Path(folder)) for folder in results]
+    names = _names(evaluations)
+    title = f"Tagmask report: {', '.join(names)}"
+    pieces = [_head(title, evaluations), explanation(evaluations)]
+    if len(evaluations) > 1:
+        pieces.append(comparison(names, evaluations))
+    for name, evaluation in zip(names, evaluations, strict=True):
+        pieces.append(_section(name, evaluation, len(evaluations)))
+    pieces.append(commands(evaluations, [str(folder) for folder in results], str(out)))
+    pieces.append(tag("footer", "Made by Tagmask. Research use only. Not a medical device."))
+    with atomic_write(target) as temporary:
+        temporary.write_text(page(title, join(pieces)), encoding="utf-8")
+    return target
+
+
+def _names(evaluations: Sequence[Evaluation]) -> list[str]:
+    """Name each evaluation by its method; where methods repeat by its folder too, then by a number."""
+    titles = [str(e.method.get("title") or "method") for e in evaluations]
+    folders = [e.folder.resolve().name for e in evaluations]
+    names = [t if titles.count(t) == 1 else f"{t} ({f})" for t, f in zip(titles, folders, strict=True)]
+    return [n if names.count(n) == 1 else f"{n} {k}" for k, n in enumerate(names, 1)]
+
+
+def _head(title: str, evaluations: Sequence[Evaluation]) -> Html:
+    """Say what this is, of what, and what it is not."""
+    made = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
+    try:
+        version = metadata.version("tagmask")
+    except metadata.PackageNotFoundError:
+        version = "(source tree)"
+    return join(
+        [
+            tag("h1", title),
+            tag("p", f"Made {made} by Tagmask {version}.", class_="quiet"),
+            tag("p", "Research use only. Not a medical device.", class_="notice"),
+            *(verdict(e) for e in evaluations if len(evaluations) == 1),
+        ]
+    )
+
+
+def _section(name: str, evaluation: Evaluation, of: int) -> Html:
+    """Say all about one evaluation."""
+    return tag(
+        "section",
+        tag("h2", name),
+        facts(evaluation),
+        verdict(evaluation) if of > 1 else Html(""),
+        numbers(evaluation),
+        problems(evaluation),
+        gallery(evaluation, max(4, _PANELS // of)),
+        charts(evaluation),
+        cases(evaluation, max(100, _LINES // of)),
+        settings(evaluation),
+    )

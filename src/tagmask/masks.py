@@ -1,0 +1,277 @@
+"""Score map to mask: a threshold rule, then the repairs a person may ask for.
+
+Everything here reads the picture and the score map alone. No mask, no tag, no other slice: the one rule that looks
+at other slices, ``otsu_mean``, gets its number from the caller.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from scipy import ndimage
+from torch import Tensor
+
+from tagmask.errors import ConfigError
+
+__all__ = ["BinaryMasks", "MaskSettings", "binarise", "head_foreground", "otsu"]
+
+_EIGHT = np.ones((3, 3), dtype=bool)
+_BINS = 256
+
+
+@dataclass(frozen=True)
+class MaskSettings:
+    """How a score map becomes a mask.
+
+    Parameters
+    ----------
+    rule
+        "otsu": Otsu's threshold of each map (256 bins between its minimum and maximum).
+        "quantile": `value` is the share of the map that stays below the threshold, within one map.
+        "fixed": `value` is the threshold, in the unit of the map.
+        "otsu_mean": the mean of Otsu's thresholds over a data set, given to `binarise` by the caller.
+    value
+        The number of "quantile" (in (0, 1)) and "fixed"; None for the other rules.
+    median
+        Side of the median filter on the map, odd, in pixels; 1 switches it off. Borders are mirrored.
+    min_area
+        Components (8-connected) whose area, holes filled, is below this many pixels are removed.
+    foreground
+        "head": only the largest bright region of the picture can be masked (see `head_foreground`).
+    erode
+        Pixels shaved off the rim of the foreground.
+    keep_largest
+        Keep only the largest component.
+
+    Raises
+    ------
+    ConfigError
+        A value out of its range, or given to a rule that has no use for it.
+    """
+
+    rule: Literal["otsu", "quantile", "fixed", "otsu_mean"] = "otsu"
+    value: float | None = None
+    median: int = 1
+    min_area: int = 0
+    foreground: Literal["none", "head"] = "none"
+    erode: int = 0
+    keep_largest: bool = False
+
+    def __post_init__(self) -> None:
+        rules = ("otsu", "quantile", "fixed", "otsu_mean")
+        if self.rule not in rules:
+            raise ConfigError(
+                f"unknown rule {self.rule!r}.", where="masks.rule", repair=f"Use one of {', '.join(rules)}."
+            )
+        if self.foreground not in ("none", "head"):
+            raise ConfigError(
+                f"unknown foreground {self.foreground!r}.",
+                where="masks.foreground",
+                repair="Use none or head.",
+            )
+        if self.rule in ("quantile", "fixed") and (self.value is None or not np.isfinite(self.value)):
+            raise ConfigError(
+                f"rule {self.rule!r} needs a finite value, not {self.value}.",
+                where="masks.value",
+                repair="Give a number.",
+            )
+        if self.rule in ("otsu", "otsu_mean") and self.value is not None:
+            raise ConfigError(
+                f"rule {self.rule!r} finds its own threshold, but value={self.value} was given.",
+                where="masks.value",
+                repair="Remove the value or take the rule fixed.",
+            )
+        if self.rule == "quantile" and not 0 < float(self.value or 0) < 1:
+            raise ConfigError(
+                f"a quantile of {self.value}.", where="masks.value", repair="Give a number between 0 and 1."
+            )
+        if self.median < 1 or self.median % 2 == 0:
+            raise ConfigError(
+                f"a median filter of {self.median} pixels.",
+                where="masks.median",
+                repair="Give an odd number, 1 for none.",
+            )
+        if self.min_area < 0 or self.erode < 0:
+            raise ConfigError(
+                f"min_area={self.min_area}, erode={self.erode}.",
+                where="masks",
+                repair="Give numbers of pixels, 0 or more.",
+            )
+        if self.erode and self.foreground == "none":
+            raise ConfigError(
+                f"erode={self.erode} has no foreground to shave.",
+                where="masks.erode",
+                repair='Set foreground = "head".',
+            )
+
+
+@dataclass(frozen=True)
+class BinaryMasks:
+    """Masks and how they came about.
+
+    Parameters
+    ----------
+    mask : (B, 1, S, S) bool
+    threshold : (B,) float32
+        In the unit of the score map; a pixel is in the mask when its score is above it.
+    score_map : (B, 1, S, S) float32
+        The map that was thresholded: filtered, and at its minimum outside the foreground.
+    """
+
+    mask: Tensor
+    threshold: Tensor
+    score_map: Tensor
+
+
+def otsu(values: np.ndarray) -> float:
+    """Split values in two classes of least inner variance (Otsu 1979).
+
+    N. Otsu, A threshold selection method from gray-level histograms, 1979, https://doi.org/10.1109/TSMC.1979.4310076.
+    256 bins between the smallest and the largest value, so the split moves with any a * values + b, a > 0.
+
+    Parameters
+    ----------
+    values : any shape, finite
+
+    Returns
+    -------
+    float
+        The threshold, the centre of a bin. The upper class lies above it. Equal values: that value.
+
+    Examples
+    --------
+    >>> round(otsu(np.array([0.0, 0.0, 0.1, 0.9, 1.0])), 2)
+    0.1
+    """
+    flat = np.asarray(values, dtype=np.float64).ravel()
+    low, high = float(flat.min()), float(flat.max())
+    if not high > low:
+        return low
+    count, edges = np.histogram((flat - low) / (high - low), bins=_BINS, range=(0.0, 1.0))
+    centre = (edges[:-1] + edges[1:]) / 2
+    below, above = np.cumsum(count), np.cumsum(count[::-1])[::-1]
+    mean_below = np.cumsum(count * centre) / below
+    mean_above = (np.cumsum((count * centre)[::-1]) / above[::-1])[::-1]
+    between = below[:-1] * above[1:] * (mean_below[:-1] - mean_above[1:]) ** 2
+    return low + float(centre[int(np.argmax(between))]) * (high - low)
+
+
+def head_foreground(picture: np.ndarray, erode: int = 0) -> np.ndarray:
+    """Find the head (or body) in a slice: its largest bright region, holes filled, rim shaved.
+
+    Bright means above half of Otsu's threshold, counted from the minimum: scalp and eyes are the brightest parts of
+    a head, and Otsu's own threshold would leave the darker brain to them.
+
+    Parameters
+    ----------
+    picture : (C, H, W)
+        Any intensity scale; channels are averaged.
+    erode
+        Pixels shaved off. What lies beyond the picture counts as background.
+
+    Returns
+    -------
+    (H, W) bool
+        All False for a constant picture.
+    """
+    grey = np.asarray(picture, dtype=np.float64).mean(axis=0)
+    low = grey.min()
+    bright = grey > low + 0.5 * (otsu(grey) - low)
+    head = ndimage.binary_fill_holes(_largest(bright))
+    return np.asarray(ndimage.binary_erosion(head, iterations=erode) if erode else head, dtype=bool)
+
+
+def binarise(
+    score_map: Tensor, image: Tensor, settings: MaskSettings, threshold: float | None = None
+) -> BinaryMasks:
+    """Turn score maps into masks, each slice on its own.
+
+    Parameters
+    ----------
+    score_map : (B, 1, S, S) float, finite
+    image : (B, C, S, S) float
+        The pictures; read for the foreground only.
+    settings
+        The rule and its repairs.
+    threshold
+        Takes the place of the rule's own threshold, in the unit of the (filtered) map. Needed by "otsu_mean".
+
+    Returns
+    -------
+    BinaryMasks
+        On the device of the score map. A map without contrast gives an empty mask unless the threshold is given.
+
+    Raises
+    ------
+    ConfigError
+        "otsu_mean" without a threshold.
+    """
+    if settings.rule == "otsu_mean" and threshold is None:
+        raise ConfigError(
+            "rule 'otsu_mean' needs the mean of Otsu's thresholds over the data set.",
+            where="masks.rule",
+            repair="Binarise with rule 'otsu' first and pass the mean of its thresholds.",
+        )
+    maps = score_map.detach().cpu().numpy().astype(np.float32)[:, 0]
+    pictures = image.detach().cpu().numpy()
+    made = [_binarise_slice(m, p, settings, threshold) for m, p in zip(maps, pictures, strict=True)]
+    device = score_map.device
+    if not made:
+        empty = torch.zeros_like(score_map, dtype=torch.float32)
+        return BinaryMasks(empty.bool(), torch.zeros(0, device=device), empty)
+    masks, thresholds, filtered = zip(*made, strict=True)
+    return BinaryMasks(
+        mask=torch.from_numpy(np.stack(masks)[:, None]).to(device),
+        threshold=torch.tensor(thresholds, dtype=torch.float32, device=device),
+        score_map=torch.from_numpy(np.stack(filtered)[:, None]).to(device),
+    )
+
+
+def _binarise_slice(
+    score: np.ndarray, picture: np.ndarray, settings: MaskSettings, given: float | None
+) -> tuple[np.ndarray, float, np.ndarray]:
+    """Mask (S, S) bool, threshold and filtered map (S, S) float32 of one slice."""
+    if settings.median > 1:
+        # scipy's "mirror" is the reflection without the repeated border pixel that the papers' code pads with.
+        score = ndimage.median_filter(score, size=settings.median, mode="mirror")
+    inside = np.ones(score.shape, dtype=bool)
+    if settings.foreground == "head":
+        inside = head_foreground(picture, settings.erode)
+    values = score[inside]
+    if not values.size:
+        lowest = score.min()
+        return inside, float(lowest), np.full_like(score, lowest)
+    score = np.where(inside, score, values.min()).astype(np.float32)
+    cut = _threshold(values, settings) if given is None else float(given)
+    return _tidy((score > cut) & inside, settings), cut, score
+
+
+def _threshold(values: np.ndarray, settings: MaskSettings) -> float:
+    """Threshold that the rule finds in the values (N,) inside the foreground."""
+    if settings.rule == "otsu":
+        return otsu(values)
+    assert settings.value is not None
+    return float(np.quantile(values, settings.value)) if settings.rule == "quantile" else settings.value
+
+
+def _tidy(mask: np.ndarray, settings: MaskSettings) -> np.ndarray:
+    """Remove small components, then all but the largest, as asked."""
+    if settings.min_area > 1:
+        labels, count = ndimage.label(mask, structure=_EIGHT)
+        area = np.bincount(labels.ravel(), minlength=count + 1)
+        for part in np.flatnonzero(area[1:] < settings.min_area) + 1:
+            if ndimage.binary_fill_holes(labels == part).sum() < settings.min_area:
+                mask = mask & (labels != part)
+    return _largest(mask) if settings.keep_largest else mask
+
+
+def _largest(mask: np.ndarray) -> np.ndarray:
+    """Largest 8-connected component; the first in reading order among equals."""
+    labels, count = ndimage.label(mask, structure=_EIGHT)
+    if not count:
+        return mask
+    area = np.bincount(labels.ravel())
+    return np.asarray(labels == 1 + int(np.argmax(area[1:])), dtype=bool)

@@ -1,0 +1,75 @@
+"""Every method by name. A new method is a file here and a line in METHODS."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from tagmask.config import build
+from tagmask.diffusion.schedule import NoiseSchedule
+from tagmask.errors import ConfigError
+from tagmask.methods.cdm import CDM, CDMSettings
+from tagmask.methods.supervised import Supervised, SupervisedSettings
+from tagmask.networks.classifier import Classifier
+from tagmask.networks.denoiser import Denoiser
+from tagmask.networks.segmenter import Segmenter
+from tagmask.types import Method
+
+__all__ = ["METHODS", "Networks", "Recipe", "settings_of"]
+
+
+@dataclass(frozen=True)
+class Networks:
+    """What a run has learnt; a method takes what it needs."""
+
+    schedule: NoiseSchedule
+    denoiser: Denoiser | None = None
+    classifier: Classifier | None = None
+    segmenter: Segmenter | None = None
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a method is made from a run.
+
+    Parameters
+    ----------
+    settings
+        The dataclass of its hyper-parameters.
+    needs
+        Networks it cannot do without, by their names in `Networks`.
+    reads
+        What was read to train it: "tags" or "train masks". Stamped on every result.
+    make
+        (networks, settings) -> method.
+    """
+
+    settings: type
+    needs: tuple[str, ...]
+    reads: str
+    make: Callable[[Any, Any], Method]
+
+
+METHODS: Mapping[str, Recipe] = {
+    "cdm": Recipe(CDMSettings, ("denoiser",), "tags", lambda n, s: CDM(n.denoiser, n.schedule, None, s)),
+    "cg_cdm": Recipe(
+        CDMSettings, ("denoiser", "classifier"), "tags", lambda n, s: CDM(n.denoiser, n.schedule, n.classifier, s)
+    ),
+    "unet": Recipe(
+        SupervisedSettings, ("segmenter",), "train masks", lambda n, s: Supervised(n.segmenter, s)
+    ),
+}
+
+
+def settings_of(name: str, table: Mapping[str, Any]) -> Any:
+    """Build the settings of a method from its table.
+
+    Raises
+    ------
+    ConfigError
+        Unknown method or key, or a value out of range.
+    """
+    if name not in METHODS:
+        raise ConfigError(f"unknown method {name!r}.", repair=f"Known methods: {', '.join(METHODS)}.")
+    return build(METHODS[name].settings, table, where=f"[methods.{name}]")

@@ -1,0 +1,10 @@
+"""The networks: what is learned.
+
+    denoiser    ε_θ(x_t, t, e), the ADM U-Net with its class table outside
+    classifier  p_φ(y | x_t, t), the encoder half of the same U-Net
+    segmenter   the supervised baseline, the upper row of every table
+    weights     safetensors in and out; published ADM checkpoints to ours, key by key
+
+Steps t count as papers do (0 clean, T noise). The shift to the networks' own index is made here, in
+`Denoiser.forward` and `Classifier.forward`, and nowhere else.
+"""

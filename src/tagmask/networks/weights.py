@@ -1,0 +1,223 @@
+"""Networks in and out of safetensors files. Nothing is unpickled, nothing is repaired in silence.
+
+A file holds the tensors and, in its header, the kind of the network, its settings, the version that
+wrote it and whatever the caller adds. So a file is a network by itself.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from importlib import metadata as packages
+from pathlib import Path
+from typing import Any, Literal, overload
+
+import torch
+from torch import Tensor, nn
+
+from tagmask.config import build, plain
+from tagmask.errors import ConfigError, RunError, SecurityError
+from tagmask.io import atomic_write
+from tagmask.networks.adm import adm_to_classifier, adm_to_denoiser, fill
+from tagmask.networks.classifier import Classifier, ClassifierSettings
+from tagmask.networks.denoiser import Denoiser, DenoiserSettings
+from tagmask.networks.segmenter import Segmenter, SegmenterSettings
+
+__all__ = [
+    "adm_to_classifier",
+    "adm_to_denoiser",
+    "load",
+    "read_metadata",
+    "read_tensors",
+    "save",
+    "sha256",
+]
+
+_KINDS: dict[str, tuple[type[Any], type[Any]]] = {
+    "denoiser": (Denoiser, DenoiserSettings),
+    "classifier": (Classifier, ClassifierSettings),
+    "segmenter": (Segmenter, SegmenterSettings),
+}
+_PICKLED = {b"PK\x03\x04": "a zip archive, as torch.save writes", b"\x80": "a pickle"}
+_CONVERT = "Convert it to safetensors on a machine where you trust it."
+
+
+def save(
+    path: Path, module: nn.Module, metadata: dict[str, Any], *, dtype: torch.dtype = torch.float32
+) -> None:
+    """Write a network whole or not at all.
+
+    Parameters
+    ----------
+    path
+        The safetensors file to be.
+    module
+        A `Denoiser`, `Classifier` or `Segmenter`.
+    metadata
+        JSON values to keep beside the weights: steps trained, fingerprint of the data.
+    dtype
+        Of the floats on disk. float16 halves the file; `load` gives float32 in any case.
+
+    Raises
+    ------
+    RunError
+        If a weight is not finite, in this dtype.
+    """
+    from safetensors.torch import save_file
+
+    kind = next((name for name, (made, _) in _KINDS.items() if isinstance(module, made)), None)
+    if kind is None:
+        raise TypeError(f"weights of a {type(module).__name__} have no kind; known: {', '.join(_KINDS)}")
+    tensors = {}
+    for name, tensor in module.state_dict().items():
+        stored = tensor.detach().to("cpu", dtype if tensor.is_floating_point() else tensor.dtype)
+        # A copy: safetensors refuses memory that two tensors share.
+        tensors[name] = stored.clone(memory_format=torch.contiguous_format)
+        if not tensors[name].isfinite().all():
+            raise RunError(
+                f"the tensor {name} of the {kind} is not finite, so nothing was written.",
+                where=path,
+                repair="Train with a lower learning rate, or store as float32.",
+            )
+    header = {
+        "kind": kind,
+        "version": _version(),
+        "settings": plain(module.settings),
+        "metadata": metadata,
+    }
+    with atomic_write(Path(path)) as temporary:
+        # One key, since the library writes several in an order that changes: same network, same bytes.
+        save_file(tensors, temporary, metadata={"tagmask": json.dumps(header)})
+
+
+@overload
+def load(path: Path, kind: Literal["denoiser"]) -> Denoiser: ...
+@overload
+def load(path: Path, kind: Literal["classifier"]) -> Classifier: ...
+@overload
+def load(path: Path, kind: Literal["segmenter"]) -> Segmenter: ...
+@overload
+def load(path: Path, kind: str) -> nn.Module: ...
+def load(path: Path, kind: str) -> nn.Module:
+    """Read a network written by `save`, onto the CPU, as float32, in evaluation mode.
+
+    Parameters
+    ----------
+    path
+        A safetensors file.
+    kind
+        "denoiser", "classifier" or "segmenter": what it must be.
+
+    Raises
+    ------
+    RunError
+        If the file is missing, damaged, of another kind, or its tensors are not exactly those of the
+        network that its settings describe, all finite.
+    SecurityError
+        If the file is a pickle.
+    """
+    tensors, text = _read(Path(path))
+    header = _header(text, path)
+    if header["kind"] != kind:
+        raise RunError(
+            f"holds a {header['kind']}, but a {kind} is needed.", where=path, repair="Give the other file."
+        )
+    made, settings_type = _KINDS[kind]
+    try:
+        settings = build(settings_type, header["settings"], where=path)
+        if len(getattr(settings, "widths", ())) * getattr(settings, "blocks", 1) > len(tensors):
+            raise ConfigError("settings name more blocks than there are tensors.")
+        with torch.device("meta"):
+            module: nn.Module = made(settings)
+    except (ConfigError, RuntimeError, OverflowError, TypeError) as error:
+        what = error.what if isinstance(error, ConfigError) else str(error)
+        raise RunError(
+            f"describes a network that cannot be built: {what}", where=path, repair="Copy the file again."
+        ) from None
+    fill(module, tensors, where=path)
+    return module.eval()
+
+
+def read_metadata(path: Path) -> dict[str, Any]:
+    """Give kind, version, settings and metadata of a file written by `save`, without its weights.
+
+    Raises
+    ------
+    RunError, SecurityError
+        As `load`.
+    """
+    return _header(_read(Path(path), tensors=False)[1], path)
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Read the tensors of any safetensors file, for `adm_to_denoiser` and `adm_to_classifier`.
+
+    Raises
+    ------
+    RunError, SecurityError
+        If the file is missing, damaged, or a pickle.
+    """
+    return _read(Path(path))[0]
+
+
+def sha256(path: Path) -> str:
+    """Give the SHA-256 of a file's bytes, in hexadecimal.
+
+    Raises
+    ------
+    RunError
+        If it cannot be read.
+    """
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise RunError(f"cannot be read: {error.strerror}.", where=path, repair="Check the path.") from None
+
+
+def _read(path: Path, *, tensors: bool = True) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Read tensors and header; the library checks every length against the file's."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with open(path, "rb") as file:
+            start = file.read(9)
+    except OSError as error:
+        raise RunError(f"cannot be read: {error.strerror}.", where=path, repair="Check the path.") from None
+    for magic, what in _PICKLED.items():
+        # A safetensors file is 8 bytes of length, any bytes, and then a brace.
+        if start.startswith(magic) and start[8:] != b"{":
+            raise SecurityError(
+                f"is {what}: opening it would run its code, so it is not opened.", where=path, repair=_CONVERT
+            )
+    try:
+        with safe_open(path, framework="pt") as file:
+            names = file.keys() if tensors else ()
+            return {name: file.get_tensor(name) for name in names}, dict(file.metadata() or {})
+    except (SafetensorError, OSError, UnicodeDecodeError) as error:
+        raise RunError(
+            f"is not a whole safetensors file ({error}).", where=path, repair="Copy it again, or train again."
+        ) from None
+
+
+def _header(text: dict[str, str], path: Path) -> dict[str, Any]:
+    """Take apart what `save` put into the header."""
+    if "tagmask" not in text:
+        raise RunError(
+            "was not written by tagmask.", where=path, repair="Import published weights with adm_to_denoiser."
+        )
+    try:
+        header = json.loads(text["tagmask"])
+    except (ValueError, RecursionError):
+        header = None
+    kinds = {"kind": str, "version": str, "settings": dict, "metadata": dict}
+    if not isinstance(header, dict) or any(not isinstance(header.get(k), kind) for k, kind in kinds.items()):
+        raise RunError("has a header that cannot be read.", where=path, repair="Copy the file again.")
+    return header
+
+
+def _version() -> str:
+    try:
+        return packages.version("tagmask")
+    except packages.PackageNotFoundError:
+        return "unknown"

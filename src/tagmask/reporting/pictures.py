@@ -1,0 +1,166 @@
+"""The pictures of a report: slices with truth and mask, and charts, each with words for who cannot see it."""
+
+from __future__ import annotations
+
+from typing import get_args
+
+import numpy as np
+
+from tagmask import figures
+from tagmask.panels import Kind, Panel
+from tagmask.reporting.evaluation import Evaluation
+from tagmask.reporting.numbers import number
+from tagmask.reporting.page import Html, join, picture, table, tag
+
+__all__ = ["charts", "gallery"]
+
+_HEADINGS = {
+    "best": "Best positive slices",
+    "median": "Median positive slices",
+    "worst": "Worst positive slices",
+    "negative": "Negative slices: there is no lesion, so every coloured pixel is a false alarm",
+}
+
+
+def gallery(evaluation: Evaluation, most: int) -> Html:
+    """Show at most `most` slices, evenly by kind: image, truth, score map, mask."""
+    groups = {kind: [p for p in evaluation.panels if p.choice.kind == kind] for kind in get_args(Kind)}
+    each = max(1, most // len(groups))
+    pieces: list[Html] = [tag("h3", "Slices")]
+    if not evaluation.panels:
+        pieces.append(tag("p", "The evaluation kept no pictures.", class_="quiet"))
+    else:
+        pieces.append(
+            tag("p", _key(figures.TRUTH), "truth ", _key(figures.MASK), "mask that was found", class_="quiet")
+        )
+    for kind, panels in groups.items():
+        if panels:
+            pieces += [tag("h3", _HEADINGS[kind]), *(_figure(p, evaluation) for p in panels[:each])]
+    return join(pieces)
+
+
+def _key(colour: str) -> Html:
+    return tag("span", class_="key", style=f"border-color:{colour};background:{colour}66")
+
+
+def _figure(panel: Panel, evaluation: Evaluation) -> Html:
+    """Show one slice in four pictures."""
+    choice = panel.choice
+    name = f"{choice.case}, slice {choice.slice}"
+    facts = f"lesion {choice.truth_pixels:,} px, mask {choice.mask_pixels:,} px"
+    dice = f"Dice {number(choice.dice, 2)}, " if choice.kind != "negative" else ""
+    image = panel.image if panel.image is not None else np.zeros(panel.truth.shape, np.uint8)
+    plain = (
+        picture(figures.tile(image), f"{name}: the image")
+        if panel.image is not None
+        else _none("image not found")
+    )
+    outlined = picture(
+        figures.tile(image, truth=panel.truth), f"{name}: the truth outlined, {choice.truth_pixels} px"
+    )
+    found = picture(
+        figures.tile(image, mask=panel.mask, truth=panel.truth), f"{name}: the mask, {dice}{facts}"
+    )
+    tiles = [
+        tag("div", plain, "image", class_="tile"),
+        tag("div", outlined, "truth" if choice.truth_pixels else "truth: empty", class_="tile"),
+        _score(panel, name, evaluation.threshold(choice.case, choice.slice)),
+        tag("div", found, "mask" if choice.mask_pixels else "mask: empty", class_="tile"),
+    ]
+    caption = tag("figcaption", tag("strong", choice.case), f", slice {choice.slice}: {dice}{facts}")
+    return tag("figure", caption, tag("div", *tiles, class_="tiles"))
+
+
+def _none(text: str) -> Html:
+    return tag("div", text, class_="none")
+
+
+def _score(panel: Panel, name: str, threshold: float | None) -> Html:
+    """Show a score map with its scale, and the threshold as a mark on it."""
+    known = panel.score[np.isfinite(panel.score)] if panel.score is not None else np.zeros(0)
+    if panel.score is None or not known.size:
+        return tag("div", _none("no score map"), "score map", class_="tile")
+    # One glowing pixel would leave everything else dark.
+    low, high = (float(v) for v in np.percentile(known, (0.5, 99.8)))
+    alt = f"{name}: the score map, from {low:.3g} (dark) to {high:.3g} (bright)"
+    mark, label = Html(""), "score map"
+    if threshold is not None:
+        label = f"score map, threshold {threshold:.3g}"
+        if low <= threshold <= high and low < high:
+            mark = tag("i", style=f"left:{100 * (threshold - low) / (high - low):.1f}%")
+    bar = tag("div", picture(figures.scale(), ""), mark, class_="bar")
+    ends = tag("div", tag("span", f"{low:.3g}"), tag("span", f"{high:.3g}"), class_="ends")
+    return tag(
+        "div", picture(figures.score_tile(panel.score, (low, high)), alt), bar, ends, label, class_="tile"
+    )
+
+
+def charts(evaluation: Evaluation) -> Html:
+    """Give the histogram of scores, the precision-recall curve and the Dice over the size of the lesion."""
+    drawn = [piece for piece in (_histogram(evaluation), _curve(evaluation), *_sizes(evaluation)) if piece]
+    return join([tag("h3", "Charts"), tag("div", *drawn, class_="charts")]) if drawn else Html("")
+
+
+def _chart(title: str, png: bytes, alt: str, note: str) -> Html:
+    return tag("figure", tag("h3", title), picture(png, alt), tag("p", note, class_="quiet"))
+
+
+def _histogram(evaluation: Evaluation) -> Html | None:
+    found = evaluation.histogram
+    if found is None:
+        return None
+    thresholds = [t for case in evaluation.thresholds.values() for t in case.values()]
+    png = figures.histogram(found.edges, found.background, found.truth, thresholds)
+    middles = [_median(found.edges, counts) for counts in (found.background, found.truth)]
+    alt = f"Histogram of scores: median {middles[0]} of background pixels, {middles[1]} of truth pixels."
+    note = (
+        f"Median score: {middles[0]} in the background, {middles[1]} in the truth. The further apart the two "
+        "hills, the better a threshold can do. Each is drawn as a share of its own pixels."
+    )
+    return _chart("Scores of background and truth", png, alt, note)
+
+
+def _median(edges: np.ndarray, counts: np.ndarray) -> str:
+    if not counts.sum():
+        return "–"
+    middle = int(np.searchsorted(counts.cumsum(), counts.sum() / 2))
+    return f"{(edges[middle] + edges[middle + 1]) / 2:.3g}"
+
+
+def _curve(evaluation: Evaluation) -> Html | None:
+    lines, words = {}, []
+    for row in evaluation.summary["rows"]:
+        key = (row["row"], "positives")
+        if key in evaluation.curves:
+            pooled = ((row.get("positives") or {}).get("pooled") or {}).get("auprc") or {}
+            title = f"{row.get('title') or row['row']}, AP {number(pooled.get('value'))}"
+            lines[title] = evaluation.curves[key]
+            words.append(title)
+    if not lines:
+        return None
+    positive = [row for row in evaluation.slices if row.positive]
+    pixels = sum(r.pixels for r in positive)
+    chance = sum(r.truth_pixels for r in positive) / pixels if pixels else None
+    alt = f"Precision-recall curves on positive slices: {'; '.join(words)}; chance {number(chance)}."
+    note = "All pixels of the positive slices pooled. AP is the area under the curve (AUPRC, pooled)."
+    return _chart("Precision and recall", figures.curves(lines, chance), alt, note)
+
+
+def _sizes(evaluation: Evaluation) -> list[Html]:
+    rows = [r for r in evaluation.slices if r.positive and r.dice is not None and r.truth_pixels > 0]
+    if not rows:
+        return []
+    sizes, dice = np.asarray([r.truth_pixels for r in rows]), np.asarray([r.dice for r in rows], dtype=float)
+    lines = []
+    for low, high in figures.quarters(sizes):
+        inside = (sizes >= low) & (sizes <= high)
+        lines.append(
+            [f"{low:,} to {high:,} px", f"{int(inside.sum()):,}", number(float(dice[inside].mean()))]
+        )
+    alt = "Dice over lesion size: " + "; ".join(f"{size}: mean {mean}" for size, _, mean in lines) + "."
+    by_size = table(
+        ["Size of the lesion", "slices", "mean Dice"], lines, caption="Dice by quarter of the sizes"
+    )
+    note = "Small lesions are harder: a mean over all slices hides how the method does on them."
+    chart = _chart("Dice against lesion size", figures.scatter(sizes, dice), alt, note)
+    return [chart, tag("div", by_size)]

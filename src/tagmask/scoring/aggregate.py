@@ -1,0 +1,299 @@
+"""From slices to numbers: means over slices and over patients, pooled, each with its interval."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from tagmask.metrics import (
+    Counts,
+    Interval,
+    auc_interval,
+    bootstrap_ci,
+    dice,
+    iou,
+    overlap_status,
+    precision,
+    recall,
+)
+from tagmask.scoring.trivial import PositionPrior
+
+__all__ = ["PER_PATIENT", "PER_SLICE", "SliceRecord", "cell", "image_level", "per_patient", "summarise"]
+
+PER_SLICE = (
+    *("row", "case", "slice", "patient", "tag", "tag_source", "positive", "position", "score"),
+    *("pixels", "truth_pixels", "mask_pixels", "tp", "fp", "fn", "tn"),
+    *("status", "dice", "iou", "precision", "recall", "hd95", "hd95_status", "ap", "ap_status"),
+)
+"""Columns of per_slice.csv."""
+PER_PATIENT = (
+    *("row", "subset", "patient", "slices", "tp", "fp", "fn", "tn", "dice", "iou", "precision", "recall"),
+    *("hd95", "hd95_slices", "ap", "ap_slices"),
+)
+"""Columns of per_patient.csv."""
+_OVERLAP = ("dice", "iou", "precision", "recall")
+_NAN = float("nan")
+
+
+@dataclass(frozen=True)
+class SliceRecord:
+    """What one row of the table did on one slice.
+
+    Parameters
+    ----------
+    row
+        "method" or the key of a trivial row.
+    case, slice, patient
+        The file, the index along its slice axis, and whose it is.
+    tag, tag_source
+        The image tag where it is known (never a predicted one), and where it came from.
+    positive
+        Whether the slice belongs to the positives-only subset.
+    position
+        0 .. 1 within the patient's or the volume's slices.
+    score
+        Image-level score of the method; NaN where there is none.
+    counts
+        Pixels by prediction and truth.
+    hd95, hd95_status
+        As `metrics.hd95` gives them.
+    ap, ap_status
+        Average precision of the slice and "ok", "no_positives", "not_finite" or "no_scores".
+    """
+
+    row: str
+    case: str
+    slice: int
+    patient: str
+    tag: int | None
+    tag_source: str
+    positive: bool
+    position: float
+    score: float
+    counts: Counts
+    hd95: float
+    hd95_status: str
+    ap: float
+    ap_status: str
+
+    def cells(self) -> dict[str, object]:
+        """Give the line of per_slice.csv; undefined numbers are empty."""
+        c = self.counts
+        cells: dict[str, object] = {
+            "row": self.row,
+            "case": self.case,
+            "slice": self.slice,
+            "patient": self.patient,
+            "tag": "" if self.tag is None else self.tag,
+            "tag_source": self.tag_source,
+            "positive": int(self.positive),
+            "position": self.position,
+            "score": self.score,
+            "pixels": sum(c),
+            "truth_pixels": c.tp + c.fn,
+            "mask_pixels": c.tp + c.fp,
+            **c._asdict(),
+            "status": overlap_status(c),
+            **{name: float(value[0]) for name, value in _overlaps(np.array([c])).items()},
+        }
+        cells |= {
+            "hd95": self.hd95,
+            "hd95_status": self.hd95_status,
+            "ap": self.ap,
+            "ap_status": self.ap_status,
+        }
+        return {key: cell(value) for key, value in cells.items()}
+
+
+def cell(value: object) -> object:
+    """Show a float with six digits, an undefined one as nothing: a cell of a CSV file."""
+    if not isinstance(value, float):
+        return "" if value is None else value
+    return f"{value:.6g}" if math.isfinite(value) else ""
+
+
+def _overlaps(table: np.ndarray) -> dict[str, np.ndarray]:
+    """Overlap numbers (N,) of counts (N, >= 3) in the order tp, fp, fn."""
+    tp, fp, fn = table[:, 0], table[:, 1], table[:, 2]
+    return {
+        "dice": dice(tp, fp, fn),
+        "iou": iou(tp, fp, fn),
+        "precision": precision(tp, fp),
+        "recall": recall(tp, fn),
+    }
+
+
+def _overlap(table: np.ndarray, name: str) -> np.ndarray:
+    """One overlap number (N,) of counts (N, >= 3)."""
+    return _overlaps(table)[name]
+
+
+@dataclass(frozen=True)
+class _Grouped:
+    """Records as arrays: counts (N, 4), hd95 (N,), ap (N,), patient index (N,), patients' names."""
+
+    counts: np.ndarray
+    hd95: np.ndarray
+    ap: np.ndarray
+    index: np.ndarray
+    names: np.ndarray
+
+    @classmethod
+    def of(cls, records: Sequence[SliceRecord]) -> _Grouped:
+        names, index = np.unique([r.patient for r in records], return_inverse=True)
+        table = np.array([r.counts for r in records], dtype=np.float64).reshape(-1, 4)
+        return cls(
+            table, np.array([r.hd95 for r in records]), np.array([r.ap for r in records]), index, names
+        )
+
+    def add_up(self, values: np.ndarray) -> np.ndarray:
+        """Sum (N,) or (N, K) values over each patient's slices."""
+        out = np.zeros((len(self.names), *values.shape[1:]))
+        np.add.at(out, self.index, values)
+        return out
+
+    def mean(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Mean of the defined values (N,) over each patient's slices, and how many they are."""
+        known = np.isfinite(values)
+        count = self.add_up(known.astype(np.float64))
+        total = self.add_up(np.where(known, values, 0.0))
+        return np.divide(total, count, out=np.full(len(count), _NAN), where=count > 0), count
+
+
+def summarise(
+    records: Sequence[SliceRecord], pooled_ap: float = _NAN, *, draws: int = 2000, seed: int = 0
+) -> dict[str, dict[str, dict[str, float | int]]]:
+    """Average the slices of one row and one subset in three ways.
+
+    Parameters
+    ----------
+    records
+        One row's slices.
+    pooled_ap
+        Average precision over all their pixels, NaN where there are no scores.
+    draws, seed
+        Of the bootstrap over patients.
+
+    Returns
+    -------
+    dict
+        ["image" | "patient" | "pooled"][metric] = value, low, high, n (in the mean), excluded (undefined), penalised.
+        "image" is the mean over slices, "patient" the mean over patients (counts pooled within one; HD95 and AUPRC
+        averaged within one), "pooled" is taken of all pixels together.
+    """
+    g = _Grouped.of(records)
+    penalised = sum(r.hd95_status in ("penalised", "zero") for r in records)
+    image = {**_overlaps(g.counts), "hd95": g.hd95, "auprc": g.ap}
+    totals = g.add_up(g.counts)
+    patient = {**_overlaps(totals), "hd95": g.mean(g.hd95)[0], "auprc": g.mean(g.ap)[0]}
+
+    def boot(sums: np.ndarray, statistic: Callable[[np.ndarray], np.ndarray]) -> Interval:
+        return (
+            bootstrap_ci(sums, statistic, draws=draws, seed=seed) if len(sums) else Interval(_NAN, _NAN, _NAN)
+        )
+
+    out: dict[str, dict[str, dict[str, float | int]]] = {"image": {}, "patient": {}, "pooled": {}}
+    for name, values in image.items():
+        known = np.isfinite(values)
+        sums = g.add_up(np.stack([np.where(known, values, 0.0), known], axis=1))
+        out["image"][name] = _entry(boot(sums, _quotient), known, penalised if name == "hd95" else 0)
+    for name, values in patient.items():
+        known = np.isfinite(values)
+        sums = np.stack([np.where(known, values, 0.0), known], axis=1)
+        out["patient"][name] = _entry(boot(sums, _quotient), known, penalised if name == "hd95" else 0)
+    for name in _OVERLAP:
+        interval = boot(totals, partial(_overlap, name=name))
+        out["pooled"][name] = _entry(interval, np.isfinite([interval.value]).repeat(len(records)), 0)
+    known = np.array([r.ap_status not in ("no_scores", "not_finite") for r in records], dtype=bool)
+    out["pooled"]["auprc"] = _entry(Interval(pooled_ap, _NAN, _NAN), known, 0)
+    return out
+
+
+def _quotient(totals: np.ndarray) -> np.ndarray:
+    """Mean from (sum, number), (B, 2) to (B,)."""
+    return np.divide(totals[:, 0], totals[:, 1], out=np.full(len(totals), _NAN), where=totals[:, 1] > 0)
+
+
+def _entry(interval: Interval, known: np.ndarray, penalised: int) -> dict[str, float | int]:
+    """Give the numbers of one cell of the table."""
+    n = int(np.count_nonzero(known))
+    return {**interval._asdict(), "n": n, "excluded": len(known) - n, "penalised": penalised}
+
+
+def per_patient(records: Sequence[SliceRecord], row: str, subset: str) -> list[dict[str, object]]:
+    """Give the lines of per_patient.csv of one row and one subset."""
+    if not records:
+        return []
+    g = _Grouped.of(records)
+    totals, size = g.add_up(g.counts), np.bincount(g.index)
+    overlaps, (distance, distances), (area, areas) = _overlaps(totals), g.mean(g.hd95), g.mean(g.ap)
+    lines = []
+    for i, name in enumerate(g.names):
+        line: dict[str, object] = {"row": row, "subset": subset, "patient": str(name), "slices": int(size[i])}
+        line |= {key: int(value) for key, value in zip(Counts._fields, totals[i], strict=True)}
+        line |= {key: float(values[i]) for key, values in overlaps.items()}
+        line |= {"hd95": float(distance[i]), "hd95_slices": int(distances[i])}
+        line |= {"ap": float(area[i]), "ap_slices": int(areas[i])}
+        lines.append({key: cell(value) for key, value in line.items()})
+    return lines
+
+
+def image_level(
+    rows: Mapping[str, Sequence[SliceRecord]],
+    prior: PositionPrior,
+    score_from: str,
+    *,
+    draws: int = 2000,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Say how well whole slices are told apart: by the method's score, by their position alone, by non-empty masks.
+
+    Parameters
+    ----------
+    rows
+        Records by row, the same slices in each; "method" among them.
+    prior
+        The rule that knows the position only.
+    score_from
+        Where the method's image-level score came from.
+
+    Returns
+    -------
+    dict
+        See summary.json. The truth is the tags where every slice has one, else whether the slice's mask is empty.
+    """
+    records = rows["method"]
+    tagged = all(r.tag is not None for r in records)
+    labels = np.array([r.tag == 1 if tagged else r.counts.tp + r.counts.fn > 0 for r in records], dtype=bool)
+    patients = np.array([r.patient for r in records])
+
+    def area(score: np.ndarray) -> dict[str, float]:
+        if not np.isfinite(score).all():
+            return {"auc": _NAN, "low": _NAN, "high": _NAN}
+        value, low, high = auc_interval(score, labels, patients, draws=draws, seed=seed)
+        return {"auc": value, "low": low, "high": high}
+
+    detection = []
+    for key, found in rows.items():
+        marked = np.array([r.counts.tp + r.counts.fp > 0 for r in found], dtype=bool)
+        rates = {"sensitivity": _share(marked[labels]), "false_positive_rate": _share(marked[~labels])}
+        detection.append({"row": key, **rates})
+    place = prior.score(np.array([r.position for r in records]))
+    return {
+        "against": "tags" if tagged else "truth",
+        "n": len(records),
+        "positives": int(labels.sum()),
+        "method": {**area(np.array([r.score for r in records])), "score": score_from},
+        "position": {**area(place), "fit": "nothing" if prior.frequency is None else "train tags"},
+        "detection": detection,
+    }
+
+
+def _share(marked: np.ndarray) -> float:
+    """Share of True, NaN of nothing."""
+    return float(marked.mean()) if marked.size else _NAN

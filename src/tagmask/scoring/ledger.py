@@ -1,0 +1,233 @@
+"""What adds up while cases stream by: one record per slice and row, and pooled curves."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tagmask.curves import PooledScores, average_precision
+from tagmask.errors import ConfigError
+from tagmask.metrics import counts, hd95
+from tagmask.scoring.aggregate import SliceRecord, summarise
+from tagmask.scoring.matching import SliceInfo
+from tagmask.scoring.protocol import EvaluateSettings
+from tagmask.scoring.rivals import LoadedCase, Row
+from tagmask.scoring.trivial import relative_positions
+
+__all__ = ["SUBSETS", "Ledger"]
+
+SUBSETS = ("positives", "mixed")
+_BODY = 0.025
+"""Share of a case's grey range above which a pixel is body: the papers' "> -0.95" in [-1, 1]."""
+_CURVE_POINTS = 400
+
+
+def _version() -> str | None:
+    """Give the version of Tagmask; None when it runs without being installed."""
+    try:
+        return metadata.version("tagmask")
+    except metadata.PackageNotFoundError:
+        return None
+
+
+@dataclass
+class Ledger:
+    """The books of an evaluation.
+
+    Parameters
+    ----------
+    rows
+        Rows of the table; each slice is entered under every one of them.
+    settings
+        Which slices and pixels count.
+    score_from
+        Where the method's image-level score comes from; see `Results.score_source`.
+    """
+
+    rows: Sequence[Row]
+    settings: EvaluateSettings
+    score_from: str
+    records: dict[str, list[SliceRecord]] = field(init=False)
+    failed: list[tuple[str, str]] = field(default_factory=list)
+    files: dict[str, dict[str, Any]] = field(default_factory=dict)
+    units: set[str] = field(default_factory=set)
+    unlisted: int = 0
+    below_min_area: int = 0
+
+    def __post_init__(self) -> None:
+        self.records = {row.row: [] for row in self.rows}
+        self._pools = {(row.row, subset): PooledScores() for row in self.rows for subset in SUBSETS}
+
+    def enter(self, case: LoadedCase, position: float | None = None) -> None:
+        """Enter every slice of a case.
+
+        Parameters
+        ----------
+        case
+            With its image where the settings ask for the body.
+        position
+            Where a single picture lies among its patient's, 0 .. 1; volumes know by themselves.
+        """
+        body = self._body(case)
+        kept = self._kept(case, body)
+        if not kept:
+            return
+        places = relative_positions(np.arange(case.depth))
+        if case.depth == 1 and position is not None:
+            places = np.array([position])
+        for row in self.rows:
+            mask, score = row.fill(case)
+            for k, info in kept:
+                self._enter_slice(case, row.row, k, info, float(places[k]), mask, score, body)
+
+    def _kept(self, case: LoadedCase, body: np.ndarray | None) -> list[tuple[int, SliceInfo]]:
+        """Slices that the tables list and that show enough of the target."""
+        kept = []
+        for k, info in enumerate(case.info):
+            if info is None:
+                self.unlisted += 1
+                continue
+            whole = case.cut(case.truth if body is None or self.settings.area_of == "slice" else body, k)
+            size = whole.size if self.settings.area_of == "slice" else int(whole.sum())
+            if case.cut(case.truth, k).sum() < self.settings.min_area_frac * size:
+                self.below_min_area += 1
+                continue
+            kept.append((k, info))
+        return kept
+
+    def _body(self, case: LoadedCase) -> np.ndarray | None:
+        """Body of a case (I, J, K) bool, where the settings need it."""
+        p = self.settings
+        if p.ap_over != "body" and not (p.area_of == "body" and p.min_area_frac):
+            return None
+        if case.image is None:
+            raise ConfigError(
+                f"{case.study.id} has no source image to take the body from.",
+                where="evaluate.area_of or evaluate.ap_over",
+                repair="Name the images' folder, or take the whole slice and the whole image.",
+            )
+        return np.asarray(case.image.mean(axis=0) > _BODY, dtype=bool)
+
+    def _enter_slice(
+        self,
+        case: LoadedCase,
+        row: str,
+        k: int,
+        info: SliceInfo,
+        position: float,
+        mask: np.ndarray,
+        score: np.ndarray | None,
+        body: np.ndarray | None,
+    ) -> None:
+        truth, pred = case.cut(case.truth, k), case.cut(mask, k)
+        flat = None if score is None else case.cut(score, k)
+        spacing = case.study.spacing
+        in_plane = None if spacing is None else [s for a, s in enumerate(spacing) if a != case.axis]
+        self.units.add("px" if in_plane is None else "mm")
+        positive = info.tag == 1 if self.settings.positives == "tag" else bool(truth.any())
+        inside = (
+            case.cut(body, k) if body is not None and self.settings.ap_over == "body" else np.ones_like(truth)
+        )
+        area, area_status = float("nan"), "no_scores"
+        if flat is not None:
+            area, area_status = average_precision(flat[inside], truth[inside])
+            if area_status != "not_finite" and np.isfinite(flat).all():
+                for subset in SUBSETS[0 if positive else 1 :]:
+                    self._pools[row, subset].add(flat[inside], truth[inside])
+        distance, distance_status = hd95(pred, truth, in_plane, self.settings.empty_hd)
+        self.records[row].append(
+            SliceRecord(
+                row=row,
+                case=case.study.id,
+                slice=k,
+                patient=info.patient,
+                tag=info.tag,
+                tag_source=info.tag_source,
+                positive=positive,
+                position=position,
+                score=self._image_score(info, pred, flat) if row == "method" else float("nan"),
+                counts=counts(pred, truth),
+                hd95=distance,
+                hd95_status=distance_status,
+                ap=area,
+                ap_status=area_status,
+            )
+        )
+
+    def _image_score(self, info: SliceInfo, pred: np.ndarray, score: np.ndarray | None) -> float:
+        """Image-level score of the method, from where it can be had."""
+        if self.score_from == "slices.csv":
+            return info.score
+        if self.score_from == "maximum of the score map" and score is not None:
+            return float(score.max())
+        return float(pred.sum())
+
+    def subset(self, row: str, subset: str) -> list[SliceRecord]:
+        """Records of a row in "positives" or "mixed"."""
+        return [r for r in self.records[row] if r.positive or subset == "mixed"]
+
+    def summary(self) -> dict[str, Any]:
+        """Give the counts, warnings and rows of summary.json."""
+        records, draws, seed = self.records["method"], self.settings.draws, self.settings.seed
+        lines = []
+        for row in self.rows:
+            line: dict[str, Any] = {
+                "row": row.row,
+                "title": row.title,
+                "reads": row.reads,
+                "chosen": row.chosen,
+            }
+            for subset in SUBSETS:
+                pooled, _ = self._pools[row.row, subset].average_precision()
+                line[subset] = summarise(self.subset(row.row, subset), pooled, draws=draws, seed=seed)
+            lines.append(line)
+        return {
+            "format": "tagmask-evaluation",
+            "version": 1,
+            "tagmask": _version(),
+            "slices": {
+                "evaluated": len(records),
+                "positives": sum(r.positive for r in records),
+                "unlisted": self.unlisted,
+                "below_min_area": self.below_min_area,
+            },
+            "patients": len({r.patient for r in records}),
+            "warnings": self._warnings(),
+            "hd95": {"unit": " or ".join(sorted(self.units)), "empty": self.settings.empty_hd},
+            "rows": lines,
+        }
+
+    def curves(self) -> list[dict[str, object]]:
+        """Give the lines of pr_curve.csv: each pooled curve, thinned evenly."""
+        lines: list[dict[str, object]] = []
+        for (row, subset), pool in self._pools.items():
+            precisions, recalls, thresholds = pool.curve()
+            picks = (
+                np.unique(np.linspace(0, len(recalls) - 1, _CURVE_POINTS).round().astype(int))
+                if len(recalls)
+                else []
+            )
+            for i in picks:
+                numbers = {"recall": recalls[i], "precision": precisions[i], "threshold": thresholds[i]}
+                lines.append({"row": row, "subset": subset, **{k: float(v) for k, v in numbers.items()}})
+        return lines
+
+    def _warnings(self) -> dict[str, int]:
+        """Count what tags and masks disagree on, and what could not be used."""
+        records = self.records["method"]
+        shown = [r.counts.tp + r.counts.fn > 0 for r in records]
+        return {
+            "tag0_with_mask": sum(r.tag == 0 and s for r, s in zip(records, shown, strict=True)),
+            "tag1_without_mask": sum(r.tag == 1 and not s for r, s in zip(records, shown, strict=True)),
+            "untagged": sum(r.tag is None for r in records),
+            "score_not_finite": sum(r.ap_status == "not_finite" for r in records),
+        }
+
+    def note_files(self, case: str, **files: Path | Sequence[Path] | None) -> None:
+        """Remember the files of a case for the report."""
+        self.files[case] = dict(files)

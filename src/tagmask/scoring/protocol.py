@@ -1,0 +1,72 @@
+"""The conventions of an evaluation: which slices and pixels count, and how."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from tagmask.errors import ConfigError
+
+__all__ = ["EvaluateSettings"]
+
+
+@dataclass(frozen=True)
+class EvaluateSettings:
+    """Conventions of an evaluation.
+
+    Parameters
+    ----------
+    plane
+        The slices' plane, as in `SliceSettings`; None: the manifest's, else axial.
+    mask_labels
+        Values of the truth that count as target; None: all above 0.
+    tag
+        Column of the table that holds the tag.
+    positives
+        What makes a slice positive: "truth", a non-empty mask, or "tag", its tag.
+    min_area_frac
+        Slices whose target covers less than this share of the slice are dropped (0.05 in the papers' CHAOS protocol).
+        Slices without target go too.
+    area_of
+        What the share is of: "slice", or "body", the pixels above 2.5 % of the case's grey range.
+    empty_hd
+        See `metrics.hd95`.
+    ap_over
+        Pixels of AUPRC: "image", all; "body".
+    draws, seed
+        Of the bootstrap over patients.
+    """
+
+    plane: str | None = None
+    mask_labels: tuple[int, ...] | None = None
+    tag: str = "label"
+    positives: Literal["truth", "tag"] = "truth"
+    min_area_frac: float = 0.0
+    area_of: Literal["slice", "body"] = "slice"
+    empty_hd: Literal["exclude", "diagonal", "zero"] = "exclude"
+    ap_over: Literal["image", "body"] = "image"
+    draws: int = 2000
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for key, allowed in _ALLOWED.items():
+            if getattr(self, key) not in allowed:
+                raise ConfigError(
+                    f"unknown value {getattr(self, key)!r}.",
+                    where=f"evaluate.{key}",
+                    repair=f"Use one of {allowed}.",
+                )
+        if not 0 <= self.min_area_frac < 1:
+            raise ConfigError(
+                f"{self.min_area_frac} is no share.",
+                where="evaluate.min_area_frac",
+                repair="Use 0 <= share < 1.",
+            )
+
+
+_ALLOWED = {
+    "positives": ("truth", "tag"),
+    "area_of": ("slice", "body"),
+    "empty_hd": ("exclude", "diagonal", "zero"),
+    "ap_over": ("image", "body"),
+}

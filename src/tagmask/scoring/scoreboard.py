@@ -1,0 +1,242 @@
+"""The table: one number a line for programs, Markdown for people, several runs side by side."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tagmask.scoring.aggregate import cell
+from tagmask.errors import InputError
+from tagmask.io import atomic_write
+
+__all__ = ["FLAT", "combine", "combined_markdown", "flat", "markdown", "plain", "write_csv", "write_text"]
+
+FLAT = (
+    *("row", "title", "reads", "subset", "per", "metric", "value", "low", "high"),
+    *("n", "excluded", "penalised", "unit"),
+)
+"""Columns of summary.csv."""
+_NAN = float("nan")
+
+
+def flat(summary: Mapping[str, Any]) -> list[dict[str, object]]:
+    """Give the lines of summary.csv: one number a line."""
+    lines: list[dict[str, object]] = []
+
+    def line(row: Mapping[str, Any], subset: str, per: str, metric: str, number: Mapping[str, Any]) -> None:
+        unit = summary["hd95"]["unit"] if metric == "hd95" else ""
+        head = {"row": row["row"], "title": row["title"], "reads": row["reads"], "subset": subset, "per": per}
+        numbers = {key: number.get(key, "") for key in ("value", "low", "high", "n", "excluded", "penalised")}
+        lines.append({**head, "metric": metric, **{k: cell(v) for k, v in numbers.items()}, "unit": unit})
+
+    for row in summary["rows"]:
+        for subset in ("positives", "mixed"):
+            for per, cells in row[subset].items():
+                for metric, number in cells.items():
+                    line(row, subset, per, metric, number)
+    level, rows = summary["image_level"], {r["row"]: r for r in summary["rows"]}
+    n = {"n": level["n"]}
+    line(
+        rows["method"],
+        "image_level",
+        "image",
+        "auc",
+        {**level["method"], **n, "value": level["method"]["auc"]},
+    )
+    place = {"row": "position", "title": "slice position alone", "reads": level["position"]["fit"]}
+    line(place, "image_level", "image", "auc", {**level["position"], **n, "value": level["position"]["auc"]})
+    for found in level["detection"]:
+        for metric in ("sensitivity", "false_positive_rate"):
+            line(rows[found["row"]], "image_level", "image", metric, {**n, "value": found[metric]})
+    return lines
+
+
+def combine(summaries: Sequence[Mapping[str, Any] | Path]) -> list[dict[str, object]]:
+    """Put several evaluations of one set side by side, as noise seeds: mean and standard deviation of each number.
+
+    Parameters
+    ----------
+    summaries
+        Summaries, or paths of summary.json files.
+
+    Returns
+    -------
+    list of dict
+        row, title, reads, subset, per, metric, mean, sd (n - 1), runs, unit; undefined numbers are NaN and left out of
+        the mean.
+
+    Raises
+    ------
+    InputError
+        Nothing to combine, or the evaluations are not of the same slices.
+    """
+    read = [json.loads(Path(s).read_text(encoding="utf-8")) if isinstance(s, Path) else s for s in summaries]
+    if not read:
+        raise InputError("there is no summary to combine.", repair="Give at least one evaluation.")
+    for other in read[1:]:
+        if (other["slices"], other["truth"]) != (read[0]["slices"], read[0]["truth"]):
+            raise InputError(
+                f"{other['results']} was evaluated on {other['slices']['evaluated']} slices of {other['truth']}, "
+                f"{read[0]['results']} on {read[0]['slices']['evaluated']} of {read[0]['truth']}.",
+                repair="Combine evaluations of the same slices with the same settings only.",
+            )
+    keys = ("row", "subset", "per", "metric")
+    found: dict[tuple[object, ...], list[dict[str, object]]] = {}
+    for summary in read:
+        for line in flat(summary):
+            found.setdefault(tuple(line[k] for k in keys), []).append(line)
+    lines = []
+    for group in found.values():
+        values = np.array([float(str(g["value"])) for g in group if g["value"] != ""])
+        mean = float(values.mean()) if len(values) else _NAN
+        sd = float(values.std(ddof=1)) if len(values) > 1 else _NAN
+        head = {k: group[0][k] for k in ("row", "title", "reads", "subset", "per", "metric")}
+        lines.append({**head, "mean": mean, "sd": sd, "runs": len(values), "unit": group[0]["unit"]})
+    return lines
+
+
+_COLUMNS = (
+    *(("image", "dice", "Dice"), ("patient", "dice", "Dice / patient"), ("pooled", "dice", "Dice pooled")),
+    *(
+        ("image", "iou", "IoU"),
+        ("image", "hd95", "HD95"),
+        ("image", "auprc", "AUPRC"),
+        ("pooled", "auprc", "AUPRC pooled"),
+    ),
+    *(("image", "precision", "precision"), ("image", "recall", "recall")),
+)
+
+
+def markdown(summary: Mapping[str, Any]) -> str:
+    """Give summary.md: two tables of masks and one of whole images, each number with its per-what."""
+    slices, unit = summary["slices"], summary["hd95"]["unit"]
+    out = ["# Evaluation", "", f"{summary['results']} against {summary['truth']}.", ""]
+    out += [
+        f"{slices['evaluated']} slices of {summary['patients']} patients, {slices['positives']} of them positive."
+    ]
+    for subset in ("positives", "mixed"):
+        out += ["", f"## {'Positive slices only' if subset == 'positives' else 'All slices (mixed)'}", ""]
+        out += _table(["row", "reads", *(t if t != "HD95" else f"HD95 [{unit}]" for *_, t in _COLUMNS)])
+        for row in summary["rows"]:
+            cells = [_shown(row[subset][per].get(metric), metric) for per, metric, _ in _COLUMNS]
+            out.append(f"| {' | '.join([row['title'], row['reads'], *cells])} |")
+    level = summary["image_level"]
+    out += [
+        "",
+        "## Whole images",
+        "",
+        f"ROC AUC against {level['against']}, {level['positives']} of {level['n']} positive.",
+        "",
+    ]
+    out += _table(["row", "reads", "AUC"])
+    title = next(r["title"] for r in summary["rows"] if r["row"] == "method")
+    out.append(
+        f"| {title} | {level['method']['score']} | {_shown({**level['method'], 'value': level['method']['auc']}, 'auc')} |"
+    )
+    place = level["position"]
+    out.append(
+        f"| slice position alone | {place['fit']} | {_shown({**place, 'value': place['auc']}, 'auc')} |"
+    )
+    out += ["", *_table(["row", "sensitivity of a non-empty mask", "false-positive rate"])]
+    titles = {r["row"]: r["title"] for r in summary["rows"]}
+    for found in level["detection"]:
+        rates = [_shown({"value": found[k]}, k) for k in ("sensitivity", "false_positive_rate")]
+        out.append(f"| {' | '.join([titles[found['row']], *rates])} |")
+    out += ["", *_footnotes(summary)]
+    return "\n".join(out) + "\n"
+
+
+def _table(columns: Sequence[str]) -> list[str]:
+    """Give the two head lines of a Markdown table."""
+    return [f"| {' | '.join(columns)} |", "|" + "---|" * len(columns)]
+
+
+def _shown(cell: Mapping[str, Any] | None, metric: str) -> str:
+    """Show value [low, high], and for HD95 what was left out."""
+    if cell is None or cell["value"] is None or not math.isfinite(cell["value"]):
+        return "–" if metric != "hd95" or not cell else f"– ({cell['excluded']} excluded)"
+    digits = 1 if metric == "hd95" else 3
+    text = f"{cell['value']:.{digits}f}"
+    if cell.get("low") is not None and math.isfinite(cell["low"]):
+        text += f" [{cell['low']:.{digits}f}, {cell['high']:.{digits}f}]"
+    if metric == "hd95":
+        text += f" ({cell['excluded']} excluded, {cell['penalised']} penalised)"
+    return text
+
+
+def _footnotes(summary: Mapping[str, Any]) -> list[str]:
+    """Say the conventions, what was warned of, and what is missing."""
+    notes = [
+        "Dice, IoU, HD95, AUPRC, precision and recall are means over slices unless the column says otherwise; brackets are "
+        "95 % bootstrap intervals over patients. An empty mask on an empty truth counts 1 in Dice and IoU.",
+        f"HD95 pools both directed distances; with one mask empty: {summary['hd95']['empty']}.",
+    ]
+    cases = summary["cases"]
+    notes += (
+        [f"{len(cases['missing'])} cases have no result: {', '.join(cases['missing'][:10])}."]
+        if cases["missing"]
+        else []
+    )
+    notes += (
+        [f"{len(cases['extra'])} results have no truth: {', '.join(cases['extra'][:10])}."]
+        if cases["extra"]
+        else []
+    )
+    notes += [f"{f['case']} was left out: {f['problem']}" for f in cases["failed"][:10]]
+    notes += [f"Warning: {key.replace('_', ' ')}: {n} slices." for key, n in summary["warnings"].items() if n]
+    return [f"* {n}" for n in [*notes, *summary["notes"]]]
+
+
+def combined_markdown(lines: Sequence[Mapping[str, Any]]) -> str:
+    """Give one table a subset of `combine`'s numbers: mean ± standard deviation over runs."""
+    cells = {(c["row"], c["subset"], c["per"], c["metric"]): c for c in lines}
+    out: list[str] = []
+    for subset in ("positives", "mixed"):
+        out += [
+            "" if out else "# Several runs",
+            f"## {subset}",
+            "",
+            *_table(["row", "reads", *(t for *_, t in _COLUMNS)]),
+        ]
+        for row in dict.fromkeys(c["row"] for c in lines if c["subset"] == subset):
+            first = next(c for c in lines if c["row"] == row)
+            found = [cells.get((row, subset, per, metric)) for per, metric, _ in _COLUMNS]
+            shown = ["–" if c is None or not math.isfinite(c["mean"]) else _mean_sd(c) for c in found]
+            out.append(f"| {' | '.join([first['title'], first['reads'], *shown])} |")
+    return "\n".join(out) + "\n"
+
+
+def _mean_sd(cell: Mapping[str, Any]) -> str:
+    """Show mean ± sd, or the mean alone of a single run."""
+    return f"{cell['mean']:.3f}" + (f" ± {cell['sd']:.3f}" if math.isfinite(cell["sd"]) else "")
+
+
+def plain(value: Any) -> Any:
+    """Turn a summary into what JSON knows: paths are strings, undefined numbers are null."""
+    if isinstance(value, Mapping):
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(v) for v in value]
+    if isinstance(value, float | np.floating):
+        return float(value) if math.isfinite(value) else None
+    return str(value) if isinstance(value, Path) else value
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file whole or not at all."""
+    with atomic_write(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_csv(path: Path, columns: Sequence[str], lines: Iterable[Mapping[str, object]]) -> None:
+    """Write a table whole or not at all; undefined numbers are empty cells."""
+    with atomic_write(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({key: cell(value) for key, value in line.items()} for line in lines)

@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+import tomllib
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from tagmask.config import build, override, plain, read_toml, write_toml
+from tagmask.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Inner:
+    tau: float = 0.95
+    widths: tuple[int, ...] = (1, 2)
+
+    def __post_init__(self) -> None:
+        if self.tau > 1:
+            raise ConfigError(f"tau = {self.tau} is above 1.", where="[inner]", repair="Use 0.95.")
+
+
+@dataclass(frozen=True)
+class Outer:
+    name: str
+    inner: Inner = field(default_factory=Inner)
+    other: Inner | None = None
+    folder: Path | None = None
+    free: dict[str, int] = field(default_factory=dict)
+
+
+def test_a_table_becomes_the_dataclass_and_back() -> None:
+    table = {"name": "a", "inner": {"tau": 0.5, "widths": [3]}, "folder": "x/y", "free": {"b": 1}}
+    made = build(Outer, table)
+    assert made == Outer("a", Inner(0.5, (3,)), None, Path("x/y"), {"b": 1})
+    assert build(Outer, tomllib.loads(write_toml(plain(made)))) == made
+
+
+@pytest.mark.parametrize(
+    "table,words",
+    [
+        ({"name": "a", "iner": {}}, ["iner", "Did you mean inner"]),
+        ({"name": "a", "inner": {"taus": 1}}, ["inner.taus", "inner.tau"]),
+        ({"name": "a", "other": {"tao": 1}}, ["other.tao", "other.tau"]),
+        ({"name": "a", "zzz": 1}, ["zzz", "Known here"]),
+        ({"name": "a", "inner": {"tau": "0.5"}}, ["inner.tau", "0.5"]),
+        ({"name": 3}, ["name", "3"]),
+        ({}, ["name"]),
+        ({"name": "a", "inner": {"tau": 2.0}}, ["tau = 2.0", "[inner]", "Use 0.95"]),
+    ],
+)
+def test_a_bad_table_is_refused_by_name(table: dict[str, object], words: list[str]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        build(Outer, table, where="exp.toml")
+    for word in [*words, "exp.toml"]:
+        assert word in str(caught.value)
+
+
+def test_overrides_are_typed_and_leave_the_table_alone() -> None:
+    table = {"a": {"b": 1}}
+    assert override(table, ["a.b=2.5", "a.c=[1, 2]", "d.e=text", "d.f=true"]) == {
+        "a": {"b": 2.5, "c": [1, 2]},
+        "d": {"e": "text", "f": True},
+    }
+    assert table == {"a": {"b": 1}}
+
+
+@pytest.mark.parametrize("text", ["a.b", "=1", "a.b.c=1"])
+def test_a_malformed_override_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError):
+        override({"a": {"b": 1}}, [text])
+
+
+def test_a_missing_or_broken_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no such settings file"):
+        read_toml(tmp_path / "none.toml")
+    (tmp_path / "bad.toml").write_text("a = [1\n")
+    with pytest.raises(ConfigError, match=r"bad\.toml.*TOML"):
+        read_toml(tmp_path / "bad.toml")
+    (tmp_path / "bytes.toml").write_bytes(b"a = '\xff'")
+    with pytest.raises(ConfigError, match=r"bytes\.toml"):
+        read_toml(tmp_path / "bytes.toml")
