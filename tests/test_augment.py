@@ -33,7 +33,9 @@ def test_the_same_generator_gives_the_same_pictures_and_the_range_is_kept() -> N
 
 def test_a_mask_moves_with_its_picture() -> None:
     image = pictures()
-    moved, mask = augment(image, AugmentSettings(flip=True, rotate=25, shift=0.1), keyed(3), (image > 0).float())
+    moved, mask = augment(
+        image, AugmentSettings(flip=True, rotate=25, shift=0.1), keyed(3), (image > 0).float()
+    )
     assert mask is not None and set(mask.unique().tolist()) == {0.0, 1.0}
     inside = mask.bool()
     overlap = (inside & (moved > -0.25)).sum() / (inside | (moved > -0.25)).sum()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -86,7 +88,7 @@ def test_fixed_quantile_and_given_thresholds() -> None:
 def test_thresholds_are_monotone() -> None:
     score, picture = maps(blob(noise=1.0)), torch.zeros(1, 1, 32, 32)
     masks = [binarise(score, picture, MaskSettings("quantile", q)).mask for q in (0.1, 0.5, 0.9, 0.99)]
-    assert all((larger | ~smaller).all() for larger, smaller in zip(masks, masks[1:], strict=False))
+    assert all((larger | ~smaller).all() for larger, smaller in pairwise(masks))
 
 
 def test_median_mirrors_the_border_as_torch_reflect_does() -> None:

@@ -37,7 +37,9 @@ class GaussianWorld:
         a = float(self.schedule.alpha_bar[t])
         variance = a * self.sigma**2 + 1 - a
         means = (self.mean(torch.full((len(x), 1), float(y))) for y in (0, 1))
-        return torch.stack([-((x - a**0.5 * m) ** 2).flatten(1).sum(1) / (2 * variance) for m in means], dim=1)
+        return torch.stack(
+            [-((x - a**0.5 * m) ** 2).flatten(1).sum(1) / (2 * variance) for m in means], dim=1
+        )
 
 
 def square_world(size: int = 16, channels: int = 1, contrast: float = 0.8) -> GaussianWorld:

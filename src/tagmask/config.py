@@ -90,7 +90,9 @@ def build(kind: type[T], table: Mapping[str, Any], *, where: object = "") -> T:
         first = error.errors()[0]
         cause = first.get("ctx", {}).get("error")
         if isinstance(cause, ConfigError):
-            raise ConfigError(cause.what, where=f"{where} {cause.where}".strip(), repair=cause.repair) from None
+            raise ConfigError(
+                cause.what, where=f"{where} {cause.where}".strip(), repair=cause.repair
+            ) from None
         key = ".".join(str(part) for part in first["loc"])
         value = "" if first["type"] == "missing" else f" = {first['input']!r}"
         raise ConfigError(f"{key}{value}: {first['msg']}.", where=where) from None

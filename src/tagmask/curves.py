@@ -24,7 +24,7 @@ def pr_curve(score: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarr
 
 
 def average_precision(score: np.ndarray, truth: np.ndarray) -> tuple[float, str]:
-    """Area under the precision-recall curve as a step function: the sum of precision times the gain in recall.
+    """Area under the precision-recall curve as a step function: precision times gain in recall, summed.
 
     Parameters
     ----------
@@ -77,8 +77,9 @@ def _area(precisions: np.ndarray, recalls: np.ndarray) -> float:
 class PooledScores:
     """Scores and truth of many slices, for one curve over all their pixels, in bounded memory.
 
-    Exact while at most `limit` distinct scores were seen; beyond, scores are rounded to 13 bits of mantissa (1 part
-    in 8,000), which moves an average precision by less than it says. At the limit some 200 MB are held.
+    Exact while at most `limit` distinct scores were seen; beyond, scores are rounded to 13 bits of mantissa
+    (1 part in 8,000), which moves an average precision by less than it says. At the limit some 200 MB are
+    held.
 
     Parameters
     ----------
@@ -92,7 +93,7 @@ class PooledScores:
         self._held = 0
 
     def add(self, score: np.ndarray, truth: np.ndarray) -> None:
-        """Add the pixels of a slice. Non-finite scores are refused by `average_precision`; do not add them."""
+        """Add the pixels of a slice; scores must be finite."""
         part = _tally(
             self._rounded(np.asarray(score, dtype=np.float32).ravel()), np.asarray(truth, dtype=bool).ravel()
         )

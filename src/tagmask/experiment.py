@@ -115,7 +115,8 @@ class TrainSettings:
             "0 <= ema < 1": 0 <= self.ema < 1,
             "0 <= label_dropout < 1": 0 <= self.label_dropout < 1,
             "0 <= band_share <= 1": 0 <= self.band_share <= 1,
-            "1 <= lo <= hi in noise_band": self.noise_band is None or 1 <= self.noise_band[0] <= self.noise_band[1],
+            "1 <= lo <= hi in noise_band": self.noise_band is None
+            or 1 <= self.noise_band[0] <= self.noise_band[1],
             "noise_band is given with band_share": self.band_share == 0 or self.noise_band is not None,
             "log_every >= 1 and checkpoint_every >= 1": self.log_every >= 1 and self.checkpoint_every >= 1,
         }

@@ -163,6 +163,7 @@ def scatter(sizes: np.ndarray, dice: np.ndarray) -> bytes:
         label = None if n else "mean of a quarter of the slices"
         axes.plot([low, high], [mean, mean], label=label, solid_capstyle="butt", **style)
     axes.set_xscale("log")
+    axes.xaxis.set_major_formatter("{x:,.0f}")
     axes.set_ylim(-0.02, 1.02)
     axes.legend(**_LEGEND)
     return _drawn(figure)

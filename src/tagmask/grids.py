@@ -127,8 +127,8 @@ def _orientation(affine: np.ndarray) -> tuple[tuple[int, int, int], tuple[bool, 
 def resize(plane: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     """Resample a (height, width) float32 array bilinearly, antialiased where it shrinks.
 
-    Where the shape is the same, the array itself is given. Slices are resampled one by one: each comes out the
-    same whatever its company, and a volume is never held twice.
+    Where the shape is the same, the array itself is given. Slices are resampled one by one: each comes out
+    the same whatever its company, and a volume is never held twice.
     """
     if plane.shape == shape:
         return plane

@@ -1,7 +1,7 @@
 """Score map to mask: a threshold rule, then the repairs a person may ask for.
 
-Everything here reads the picture and the score map alone. No mask, no tag, no other slice: the one rule that looks
-at other slices, ``otsu_mean``, gets its number from the caller.
+Everything here reads the picture and the score map alone. No mask, no tag, no other slice: the one rule that
+looks at other slices, ``otsu_mean``, gets its number from the caller.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ __all__ = ["BinaryMasks", "MaskSettings", "binarise", "head_foreground", "otsu"]
 
 _EIGHT = np.ones((3, 3), dtype=bool)
 _BINS = 256
+_RULES = ("otsu", "quantile", "fixed", "otsu_mean")
 
 
 @dataclass(frozen=True)
@@ -61,51 +62,30 @@ class MaskSettings:
     keep_largest: bool = False
 
     def __post_init__(self) -> None:
-        rules = ("otsu", "quantile", "fixed", "otsu_mean")
-        if self.rule not in rules:
-            raise ConfigError(
-                f"unknown rule {self.rule!r}.", where="masks.rule", repair=f"Use one of {', '.join(rules)}."
+        self._check(self.rule in _RULES, "rule", f"Use one of {', '.join(_RULES)}.")
+        self._check(self.foreground in ("none", "head"), "foreground", "Use none or head.")
+        if self.rule in ("otsu", "otsu_mean"):
+            self._check(
+                self.value is None, "value", f"Leave it out: rule {self.rule} finds its own threshold."
             )
-        if self.foreground not in ("none", "head"):
-            raise ConfigError(
-                f"unknown foreground {self.foreground!r}.",
-                where="masks.foreground",
-                repair="Use none or head.",
-            )
-        if self.rule in ("quantile", "fixed") and (self.value is None or not np.isfinite(self.value)):
-            raise ConfigError(
-                f"rule {self.rule!r} needs a finite value, not {self.value}.",
-                where="masks.value",
-                repair="Give a number.",
-            )
-        if self.rule in ("otsu", "otsu_mean") and self.value is not None:
-            raise ConfigError(
-                f"rule {self.rule!r} finds its own threshold, but value={self.value} was given.",
-                where="masks.value",
-                repair="Remove the value or take the rule fixed.",
-            )
-        if self.rule == "quantile" and not 0 < float(self.value or 0) < 1:
-            raise ConfigError(
-                f"a quantile of {self.value}.", where="masks.value", repair="Give a number between 0 and 1."
-            )
-        if self.median < 1 or self.median % 2 == 0:
-            raise ConfigError(
-                f"a median filter of {self.median} pixels.",
-                where="masks.median",
-                repair="Give an odd number, 1 for none.",
-            )
-        if self.min_area < 0 or self.erode < 0:
-            raise ConfigError(
-                f"min_area={self.min_area}, erode={self.erode}.",
-                where="masks",
-                repair="Give numbers of pixels, 0 or more.",
-            )
-        if self.erode and self.foreground == "none":
-            raise ConfigError(
-                f"erode={self.erode} has no foreground to shave.",
-                where="masks.erode",
-                repair='Set foreground = "head".',
-            )
+        else:
+            finite = self.value is not None and bool(np.isfinite(self.value))
+            self._check(finite, "value", f"Give a number: rule {self.rule} needs one.")
+        if self.rule == "quantile":
+            self._check(0 < float(self.value or 0) < 1, "value", "Give a quantile between 0 and 1.")
+        self._check(
+            self.median > 0 and self.median % 2 == 1, "median", "Give an odd number of pixels, 1 for none."
+        )
+        self._check(self.min_area >= 0, "min_area", "Give a number of pixels, 0 for none.")
+        self._check(self.erode >= 0, "erode", "Give a number of pixels, 0 for none.")
+        self._check(
+            not self.erode or self.foreground == "head", "erode", 'Set foreground = "head" to shave it.'
+        )
+
+    def _check(self, fine: bool, key: str, repair: str) -> None:
+        """Refuse a setting."""
+        if not fine:
+            raise ConfigError(f"{getattr(self, key)!r} is not allowed.", where=f"mask.{key}", repair=repair)
 
 
 @dataclass(frozen=True)
@@ -129,8 +109,9 @@ class BinaryMasks:
 def otsu(values: np.ndarray) -> float:
     """Split values in two classes of least inner variance (Otsu 1979).
 
-    N. Otsu, A threshold selection method from gray-level histograms, 1979, https://doi.org/10.1109/TSMC.1979.4310076.
-    256 bins between the smallest and the largest value, so the split moves with any a * values + b, a > 0.
+    N. Otsu, A threshold selection method from gray-level histograms, 1979,
+    https://doi.org/10.1109/TSMC.1979.4310076. 256 bins between the smallest and the largest value, so the
+    split moves with any a * values + b, a > 0.
 
     Parameters
     ----------
@@ -162,8 +143,8 @@ def otsu(values: np.ndarray) -> float:
 def head_foreground(picture: np.ndarray, erode: int = 0) -> np.ndarray:
     """Find the head (or body) in a slice: its largest bright region, holes filled, rim shaved.
 
-    Bright means above half of Otsu's threshold, counted from the minimum: scalp and eyes are the brightest parts of
-    a head, and Otsu's own threshold would leave the darker brain to them.
+    Bright means above half of Otsu's threshold, counted from the minimum: scalp and eyes are the brightest
+    parts of a head, and Otsu's own threshold would leave the darker brain to them.
 
     Parameters
     ----------
@@ -202,7 +183,8 @@ def binarise(
     Returns
     -------
     BinaryMasks
-        On the device of the score map. A map without contrast gives an empty mask unless the threshold is given.
+        On the device of the score map. A map without contrast gives an empty mask unless the threshold is
+        given.
 
     Raises
     ------
@@ -235,7 +217,7 @@ def _binarise_slice(
 ) -> tuple[np.ndarray, float, np.ndarray]:
     """Mask (S, S) bool, threshold and filtered map (S, S) float32 of one slice."""
     if settings.median > 1:
-        # scipy's "mirror" is the reflection without the repeated border pixel that the papers' code pads with.
+        # scipy's "mirror" does not repeat the border pixel, like the padding of the papers' code.
         score = ndimage.median_filter(score, size=settings.median, mode="mirror")
     inside = np.ones(score.shape, dtype=bool)
     if settings.foreground == "head":

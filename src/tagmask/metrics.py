@@ -1,7 +1,8 @@
-"""Agreement of masks and score maps with the truth: each function says per what, over what, in which convention.
+"""Agreement of masks with the truth: each function says per what, over what, in which convention.
 
-Counts come first: every overlap number is a function of (tp, fp, fn, tn), which are stored beside it, so that any other
-convention can be recomputed. Undefined is NaN with a status beside it; nothing is replaced in silence.
+Counts come first: every overlap number is a function of (tp, fp, fn, tn), which are stored beside it, so that
+any other convention can be recomputed. Undefined is NaN with a status beside it; nothing is replaced in
+silence.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ __all__ = [
 ]
 
 SMOOTHING = 1e-5
-"""e of Dice and IoU, added above and below (Hu et al. 2023): both masks empty gives 1, one of them empty about 0."""
+"""e of Dice and IoU, added above and below (Hu et al. 2023): both masks empty gives 1, one empty about 0."""
 
 EmptyRule = Literal["exclude", "diagonal", "zero"]
 
@@ -120,7 +121,8 @@ def overlap_status(c: Counts) -> str:
 
 def _ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
     """Quotient, NaN for 0 / 0."""
-    return np.divide(above, below, out=np.full(np.broadcast(above, below).shape, np.nan), where=below > 0)
+    undefined = np.full(np.broadcast(above, below).shape, np.nan)
+    return np.asarray(np.divide(above, below, out=undefined, where=below > 0))
 
 
 def hd95(
@@ -128,9 +130,10 @@ def hd95(
 ) -> tuple[float, str]:
     """95th percentile of the distances between two surfaces, both directions pooled.
 
-    Every surface pixel (4-neighbourhood, the border of the picture being a surface) gives its distance to the nearest
-    surface pixel of the other mask; the percentile is taken of all of them together. This is the definition behind
-    the papers' numbers (medpy's). MONAI takes the percentile of each direction and then the larger of the two.
+    Every surface pixel (4-neighbourhood, the border of the picture being a surface) gives its distance to the
+    nearest surface pixel of the other mask; the percentile is taken of all of them together. This is the
+    definition behind the papers' numbers (medpy's). MONAI takes the percentile of each direction and then the
+    larger of the two.
 
     Parameters
     ----------
@@ -138,8 +141,8 @@ def hd95(
     spacing
         Edge of a pixel along each axis. Given in mm the result is in mm; None: pixels.
     empty
-        With one mask empty: "exclude" NaN; "diagonal" the diagonal of the picture; "zero" 0, which rewards an empty
-        mask and is there to replay published tables. With both empty: NaN, under "zero" 0.
+        With one mask empty: "exclude" NaN; "diagonal" the diagonal of the picture; "zero" 0, which rewards an
+        empty mask and is there to replay published tables. With both empty: NaN, under "zero" 0.
 
     Returns
     -------

@@ -39,7 +39,9 @@ class Draws:
     drop: Tensor
 
 
-def denoise(denoiser: Denoiser, schedule: NoiseSchedule, image: Tensor, label: Tensor, draws: Draws) -> Tensor:
+def denoise(
+    denoiser: Denoiser, schedule: NoiseSchedule, image: Tensor, label: Tensor, draws: Draws
+) -> Tensor:
     """Mean of (ε - ε_θ(x_t, t, y))², with a learnt variance its bound besides (Nichol & Dhariwal 2021, Eq. 16).
 
     Parameters
@@ -108,7 +110,9 @@ def _log_likelihood(x: Tensor, mean: Tensor, sigma: Tensor) -> Tensor:
     return inside.clamp(min=1e-12).log()
 
 
-def classify(classifier: Classifier, schedule: NoiseSchedule, image: Tensor, label: Tensor, draws: Draws) -> Tensor:
+def classify(
+    classifier: Classifier, schedule: NoiseSchedule, image: Tensor, label: Tensor, draws: Draws
+) -> Tensor:
     """Cross-entropy of the tag, seen through noise of every level (Dhariwal & Nichol 2021, Sect. 4.1)."""
     x = schedule.add_noise(image, draws.t, draws.noise)
     return F.cross_entropy(classifier(x, draws.t).float(), label)

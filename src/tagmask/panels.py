@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import math
 import zipfile
-from collections.abc import Iterable, Mapping, Sequence
+import zlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
@@ -18,11 +19,26 @@ from tagmask.io import atomic_write
 from tagmask.slices import Grid, Plane, SliceSettings, split, split_map
 from tagmask.types import Study
 
-__all__ = ["Choice", "Kind", "Panel", "ScoreHistogram", "choose", "cut", "read_panels", "write_panels"]
+__all__ = [
+    "Choice",
+    "Kind",
+    "Panel",
+    "ScoreHistogram",
+    "choose",
+    "cut",
+    "keep_panels",
+    "read_panels",
+    "write_panels",
+]
 
 Kind = Literal["best", "median", "worst", "negative"]
 _MAX_SIDE = 256
 _MAX_PANELS = 64
+# What numpy, zip, JSON and our own checks raise for a file that was cut short, swapped or made up.
+_DAMAGE = (
+    *(OSError, EOFError, ValueError, KeyError, TypeError, AttributeError, NotImplementedError),
+    *(zipfile.BadZipFile, zlib.error),
+)
 _NAMES = ("image", "truth", "mask", "score")
 
 
@@ -212,6 +228,36 @@ def _content(square: np.ndarray, grid: Grid) -> np.ndarray:
     return square[..., top : top + height, left : left + width]
 
 
+Loaded = tuple[Study, np.ndarray, np.ndarray, np.ndarray | None]
+"""A case as the evaluation has it: image, truth, mask and scores, each on one grid; see :func:`cut`."""
+
+
+def keep_panels(
+    path: Path, rows: Iterable[Mapping[str, Any]], plane: Plane, load: Callable[[str], Loaded]
+) -> None:
+    """Choose slices, read their cases once more, and write the panels: an evaluation's part in its report.
+
+    Parameters
+    ----------
+    path
+        The .npz to write.
+    rows
+        As for :func:`choose`.
+    plane
+        The plane the cases were cut in.
+    load
+        Case to what :func:`cut` takes. A case that it cannot give any more (InputError) has no panel.
+    """
+    panels = []
+    for choice in choose(rows):
+        try:
+            study, truth, mask, scores = load(choice.case)
+        except InputError:
+            continue
+        panels.append(cut(choice, study, plane, truth=truth, mask=mask, scores=scores))
+    write_panels(path, panels)
+
+
 def write_panels(path: Path, panels: Sequence[Panel]) -> None:
     """Write panels to one .npz without pickle: "meta" (JSON) and image_N, truth_N, mask_N, score_N."""
     arrays: dict[str, np.ndarray] = {}
@@ -232,13 +278,14 @@ def read_panels(path: Path) -> list[Panel]:
         A file that is damaged or was not written by Tagmask.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
+        # Opened here, since numpy leaves a damaged file open.
+        with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
             meta = json.loads(file["meta"].tobytes().decode())[:_MAX_PANELS]
             return [
                 _panel(Choice(**entry), {k: file[f"{k}_{n}"] for k in _NAMES if f"{k}_{n}" in file})
                 for n, entry in enumerate(meta)
             ]
-    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
+    except _DAMAGE as error:
         raise InputError(
             f"The pictures for the report cannot be read ({type(error).__name__}).",
             where=path,

@@ -1,12 +1,12 @@
 """The run: a folder that remembers what was trained, from what, how, and on which machine.
 
-    experiment.toml             every setting, defaults included; written first
-    environment.json            versions, machine, fingerprint of the prepared data, command
-    weights/denoiser.safetensors  (classifier, segmenter)    what methods use: averaged weights
-    snapshots/denoiser-005000.safetensors                     the same, after fewer steps
-    checkpoints/denoiser-005000.safetensors                   what training resumes from
-    log/denoiser.csv, log/tensorboard/, samples/*.png
-    tuned.toml                  settings chosen by `tagmask tune`, which win over experiment.toml
+experiment.toml             every setting, defaults included; written first
+environment.json            versions, machine, fingerprint of the prepared data, command
+weights/denoiser.safetensors  (classifier, segmenter)    what methods use: averaged weights
+snapshots/denoiser-005000.safetensors                     the same, after fewer steps
+checkpoints/denoiser-005000.safetensors                   what training resumes from
+log/denoiser.csv, log/tensorboard/, samples/*.png
+tuned.toml                  settings chosen by `tagmask tune`, which win over experiment.toml
 """
 
 from __future__ import annotations
@@ -97,7 +97,9 @@ class Run:
         path = Path(path)
         if not (path / "experiment.toml").is_file():
             raise RunError(
-                "is not a run: it has no experiment.toml.", where=path, repair="Give a folder made by tagmask train."
+                "is not a run: it has no experiment.toml.",
+                where=path,
+                repair="Give a folder made by tagmask train.",
             )
         experiment = load_experiment(path / "experiment.toml")
         table = plain(experiment)
@@ -117,7 +119,9 @@ class Run:
         """
         if "slices" not in self.environment:
             raise RunError(
-                "environment.json does not say how slices were cut.", where=self.path, repair="Train it again."
+                "environment.json does not say how slices were cut.",
+                where=self.path,
+                repair="Train it again.",
             )
         return build(SliceSettings, self.environment["slices"], where=self.path / "environment.json")
 
@@ -179,7 +183,17 @@ class Run:
 
 def environment() -> dict[str, Any]:
     """Versions, machine and command, for manifests."""
-    names = ("tagmask", "torch", "numpy", "diffusers", "accelerate", "monai", "nibabel", "scipy", "safetensors")
+    names = (
+        "tagmask",
+        "torch",
+        "numpy",
+        "diffusers",
+        "accelerate",
+        "monai",
+        "nibabel",
+        "scipy",
+        "safetensors",
+    )
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),

@@ -56,7 +56,9 @@ class Sampler:
         """
         if not self.balance:
             return self._take(-1, self.batch, step)
-        return torch.cat([self._take(0, self.batch - self.batch // 2, step), self._take(1, self.batch // 2, step)])
+        return torch.cat(
+            [self._take(0, self.batch - self.batch // 2, step), self._take(1, self.batch // 2, step)]
+        )
 
     def _take(self, tag: int, count: int, step: int) -> Tensor:
         pool = torch.arange(len(self.labels)) if tag < 0 else (self.labels == tag).nonzero()[:, 0]

@@ -218,8 +218,9 @@ def join(
     """
     array = maps.detach().to("cpu", torch.float32).numpy() if isinstance(maps, Tensor) else np.asarray(maps)
     indices = range(grid.depth) if only is None else only
-    _check_shape(array.reshape(len(array), *array.shape[-2:]).shape, (len(indices), grid.size, grid.size))
-    array = array.reshape(-1, grid.size, grid.size)
+    if array.ndim == 4 and array.shape[1] == 1:
+        array = array[:, 0]
+    _check_shape(array.shape, (len(indices), grid.size, grid.size))
     # A file's first axis is the fastest on disk: in the same order in memory, a writer need not turn it.
     out = np.full(grid.shape[::-1], fill, dtype=np.float32).T
     rows, cols = grid.window

@@ -12,7 +12,15 @@ from tagmask.errors import ConfigError
 
 # ᾱ at the array index i = t - 1 of published code.
 KNOWN = {
-    ("linear", 1000): {99: 0.8970, 200: 0.6563, 300: 0.3940, 399: 0.1951, 400: 0.1936, 500: 0.0778, 600: 0.0256},
+    ("linear", 1000): {
+        99: 0.8970,
+        200: 0.6563,
+        300: 0.3940,
+        399: 0.1951,
+        400: 0.1936,
+        500: 0.0778,
+        600: 0.0256,
+    },
     ("linear", 4000): {99: 0.9914, 399: 0.8965, 600: 0.7871},
     ("cosine", 1000): {99: 0.9721, 399: 0.6475, 500: 0.4923, 600: 0.3393},
     ("cosine", 4000): {99: 0.9975, 450: 0.9652, 600: 0.9406},
@@ -90,7 +98,10 @@ def test_one_step_equals_the_published_code(shared: Path, i: int, clip: int) -> 
     equal(schedule.add_noise(x, t, eps), f"qsample_i{i}")
     equal(schedule.ddpm(x, used, t, torch.zeros_like(x)), f"ddpm_mean_i{i}_clip{clip}")
     # The published guided step takes the gradient as it stands, scale included.
-    equal(schedule.ddim(x, classifier_guidance(used, grad, t, 1.0, schedule), t, t - 1), f"ddim_guided_i{i}_clip{clip}")
+    equal(
+        schedule.ddim(x, classifier_guidance(used, grad, t, 1.0, schedule), t, t - 1),
+        f"ddim_guided_i{i}_clip{clip}",
+    )
 
 
 def test_guidance_formulas() -> None:

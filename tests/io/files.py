@@ -25,7 +25,8 @@ def volume(shape: tuple[int, ...] = (5, 6, 4), dtype: Any = np.int16) -> np.ndar
 def nifti_bytes(array: np.ndarray | None = None, affine: np.ndarray = AFFINE, **fields: Any) -> bytes:
     """Give an uncompressed NIfTI-1 file with header fields overwritten."""
     array = volume() if array is None else array
-    header = nib.Nifti1Header()
+    library: Any = nib  # which is not typed
+    header = library.Nifti1Header()
     header.set_data_dtype(array.dtype)
     header.set_data_shape(array.shape)
     header.set_sform(affine, 1)
@@ -37,7 +38,9 @@ def nifti_bytes(array: np.ndarray | None = None, affine: np.ndarray = AFFINE, **
     return bytes(header.binaryblock) + bytes(4) + array.tobytes(order="F")
 
 
-def save_nifti(path: Path, array: np.ndarray | None = None, affine: np.ndarray = AFFINE, **fields: Any) -> Path:
+def save_nifti(
+    path: Path, array: np.ndarray | None = None, affine: np.ndarray = AFFINE, **fields: Any
+) -> Path:
     """Write such a file, compressed where the name ends in .gz."""
     data = nifti_bytes(array, affine, **fields)
     path.write_bytes(gzip.compress(data, mtime=0) if path.name.endswith(".gz") else data)
@@ -55,7 +58,8 @@ def png_bytes(array: np.ndarray, colour: int, depth: int, size: tuple[int, int] 
         (b"IEND", b""),
     )
     body = b"".join(
-        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data)) for name, data in chunks
+        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+        for name, data in chunks
     )
     return b"\x89PNG\r\n\x1a\n" + body
 

@@ -40,7 +40,10 @@ def test_a_temporary_file_is_hidden_from_readers(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_is_a_resource_error(tmp_path: Path) -> None:
-    with pytest.raises(ResourceError, match=r"disk is full.*Free space") as caught, atomic_write(tmp_path / "a"):
+    with (
+        pytest.raises(ResourceError, match=r"disk is full.*Free space") as caught,
+        atomic_write(tmp_path / "a"),
+    ):
         raise OSError(errno.ENOSPC, "No space left on device")
     assert caught.value.exit_code == 3
     assert os.listdir(tmp_path) == []

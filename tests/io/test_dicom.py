@@ -31,7 +31,9 @@ def test_a_series_is_put_in_order_and_into_ras(tmp_path: Path, order: list[int])
     study = read_study(folder, id="a")
     # (columns, rows, slices), rescaled by 2 x - 1000.
     np.testing.assert_array_equal(study.image[0], PIXELS.transpose(2, 1, 0) * 2 - 1000)
-    np.testing.assert_array_equal(study.affine, [[-0.5, 0, 0, 30], [0, -0.8, 0, 40], [0, 0, 3, 0], [0, 0, 0, 1]])
+    np.testing.assert_array_equal(
+        study.affine, [[-0.5, 0, 0, 30], [0, -0.8, 0, 40], [0, 0, 3, 0], [0, 0, 0, 1]]
+    )
     assert (study.kind, study.sources, study.spacing) == ("volume", (folder,), (0.5, 0.8, 3))
     header = read_header(folder)
     assert (header.shape, header.channels, header.kind) == ((7, 5, 4), 1, "volume")
@@ -81,7 +83,11 @@ def test_an_image_without_a_position_is_a_picture(tmp_path: Path) -> None:
 
 
 def test_monochrome1_is_inverted(tmp_path: Path) -> None:
-    fields = {"PhotometricInterpretation": "MONOCHROME1", "RescaleSlope": 1, "RescaleIntercept": 0}
+    fields: dict[str, Any] = {
+        "PhotometricInterpretation": "MONOCHROME1",
+        "RescaleSlope": 1,
+        "RescaleIntercept": 0,
+    }
     signed = save_dicom(tmp_path / "a.dcm", slice_dataset(PIXELS[0], 0, **fields))
     np.testing.assert_array_equal(read_study(signed, id="a").image[0, ..., 0].T, -1 - PIXELS[0])
     fields |= {"PixelRepresentation": 0, "BitsStored": 12, "HighBit": 11}
@@ -118,7 +124,9 @@ def test_uneven_slices(tmp_path: Path) -> None:
 
 def test_a_slice_given_twice(tmp_path: Path) -> None:
     heights = [0.0, 3.0, 3.0, 6.0]
-    refused(save_series(tmp_path / "s", PIXELS, heights), "im007.dcm and im014.dcm lie in the same", GeometryError)
+    refused(
+        save_series(tmp_path / "s", PIXELS, heights), "im007.dcm and im014.dcm lie in the same", GeometryError
+    )
 
 
 def test_several_series_are_named(tmp_path: Path) -> None:

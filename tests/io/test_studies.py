@@ -68,7 +68,9 @@ def test_a_file_that_may_not_be_read(tmp_path: Path) -> None:
         read_study(path, id="a")
 
 
-def test_permission_is_asked_before_the_file_is_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_permission_is_asked_before_the_file_is_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = save_nifti(tmp_path / "a.nii")
     monkeypatch.setattr(os, "access", lambda *_: False)
     with pytest.raises(InputError, match="may not be read"):
@@ -77,7 +79,7 @@ def test_permission_is_asked_before_the_file_is_opened(tmp_path: Path, monkeypat
 
 def test_a_volume_and_a_picture_are_no_channels_of_one_study(tmp_path: Path) -> None:
     write_png(tmp_path / "b.png", np.zeros((5, 6), np.uint8))
-    with pytest.raises(GeometryError, match="picture is 5 x 6 x 1, a.nii is a volume"):
+    with pytest.raises(GeometryError, match=r"picture is 5 x 6 x 1, a\.nii is a volume"):
         read_study([save_nifti(tmp_path / "a.nii"), tmp_path / "b.png"], id="a")
 
 

@@ -16,6 +16,7 @@ from tagmask.errors import ConfigError, InputError, TagmaskError
 from tagmask.jobs.evaluate import EvaluateSettings, combine, evaluate
 from tagmask.scoring.scoreboard import combined_markdown
 
+KEY = ("method", "positives", "image", "dice")
 AFFINE = np.diag([2.0, 3.0, 5.0, 1.0])
 
 
@@ -73,9 +74,16 @@ class World:
             for k in range(8):
                 tag = int((truth[..., k] > 0).any())
                 image_path = f"images/{name}.nii.gz"
-                rows.append({"id": f"{name}{k}", "image": image_path, "label": tag, "slice": k, "patient": f"P{name}"})
+                rows.append(
+                    {"id": f"{name}{k}", "image": image_path, "label": tag, "slice": k, "patient": f"P{name}"}
+                )
                 line = {"id": f"{name}/{k}", "case": name, "slice": k, "patient": f"P{name}", "tag": 1}
-                line |= {"tag_source": "predicted", "score": tag * 0.5 + k / 100, "threshold": 0.5, "mask_pixels": 0}
+                line |= {
+                    "tag_source": "predicted",
+                    "score": tag * 0.5 + k / 100,
+                    "threshold": 0.5,
+                    "mask_pixels": 0,
+                }
                 lines.append(line)
         write_lines(self.data / "labels.csv", rows)
         write_lines(self.results / "slices.csv", lines)
@@ -147,7 +155,9 @@ def test_files_say_what_the_summary_says(world: World, tmp_path: Path) -> None:
     lines = [r for r in read_lines(out / "per_slice.csv") if r["row"] == "method"]
     assert len(lines) == 24
     first = next(r for r in lines if r["case"] == "a" and r["slice"] == "2")
-    assert {k: first[k] for k in ("tp", "fp", "fn", "tn", "truth_pixels", "mask_pixels", "pixels", "status")} == {
+    assert {
+        k: first[k] for k in ("tp", "fp", "fn", "tn", "truth_pixels", "mask_pixels", "pixels", "status")
+    } == {
         **{"tp": "8", "fp": "8", "fn": "8", "tn": "96", "truth_pixels": "16", "mask_pixels": "16"},
         **{"pixels": "120", "status": "ok"},
     }
@@ -156,7 +166,7 @@ def test_files_say_what_the_summary_says(world: World, tmp_path: Path) -> None:
     dices = [float(r["dice"]) for r in lines if r["positive"] == "1"]
     assert np.mean(dices) == pytest.approx(found.value("dice"), abs=1e-5)
     flat = read_lines(out / "summary.csv")
-    number = next(r for r in flat if (r["row"], r["subset"], r["per"], r["metric"]) == ("method", "positives", "image", "dice"))
+    number = next(r for r in flat if tuple(r[k] for k in ("row", "subset", "per", "metric")) == KEY)
     assert float(number["value"]) == pytest.approx(found.value("dice"), abs=1e-5)
     assert any(r["row"] == "position" and r["metric"] == "auc" for r in flat)
     patients = read_lines(out / "per_patient.csv")
@@ -167,12 +177,20 @@ def test_files_say_what_the_summary_says(world: World, tmp_path: Path) -> None:
     curve = [r for r in read_lines(out / "pr_curve.csv") if (r["row"], r["subset"]) == ("method", "mixed")]
     assert 10 < len(curve) <= 400 and float(curve[-1]["recall"]) == 1.0
     text = (out / "summary.md").read_text(encoding="utf-8")
-    for expected in ("all-empty", "HD95 [mm]", "test masks", "16 excluded, 0 penalised", "slice position alone", "mixed"):
+    for expected in (
+        "all-empty",
+        "HD95 [mm]",
+        "test masks",
+        "16 excluded, 0 penalised",
+        "slice position alone",
+    ):
         assert expected in text
 
 
 def test_labels_tags_and_planes(world: World, tmp_path: Path) -> None:
-    found = evaluate(world.results, world.data, out=tmp_path / "one", mask_labels=(2,), positives="tag", draws=20)
+    found = evaluate(
+        world.results, world.data, out=tmp_path / "one", mask_labels=(2,), positives="tag", draws=20
+    )
     assert found.summary["slices"]["positives"] == 8  # by tag; but label 2 is in one slice of a and b only
     assert found.summary["warnings"]["tag1_without_mask"] == 6
     assert found.value("recall") == 0.5
@@ -182,7 +200,9 @@ def test_labels_tags_and_planes(world: World, tmp_path: Path) -> None:
     assert coronal.summary["slices"]["evaluated"] == 30
     assert coronal.summary["rows"][0]["positives"]["image"]["dice"]["n"] == 8
     with pytest.raises(InputError, match=r"slice 6|plane"):
-        evaluate(world.results, world.data, out=tmp_path / "three", plane="j", mask_labels=(9,), min_area_frac=0.5)
+        evaluate(
+            world.results, world.data, out=tmp_path / "three", plane="j", mask_labels=(9,), min_area_frac=0.5
+        )
 
 
 def test_slices_that_the_table_does_not_list_do_not_count(world: World, tmp_path: Path) -> None:
@@ -204,10 +224,16 @@ def test_a_slice_beyond_the_volume_names_the_plane(world: World, tmp_path: Path)
 def test_small_targets_can_be_dropped(world: World, tmp_path: Path) -> None:
     found = evaluate(world.results, world.data, out=tmp_path / "one", min_area_frac=0.10, draws=20)
     assert found.summary["slices"] == {"evaluated": 8, "positives": 8, "unlisted": 0, "below_min_area": 16}
-    with pytest.raises(InputError, match="16 slices|24 slices"):
+    with pytest.raises(InputError, match=r"16 slices|24 slices"):
         evaluate(world.results, world.data, out=tmp_path / "two", min_area_frac=0.15, draws=20)
     body = evaluate(
-        world.results, world.data, out=tmp_path / "three", min_area_frac=0.15, area_of="body", ap_over="body", draws=20
+        world.results,
+        world.data,
+        out=tmp_path / "three",
+        min_area_frac=0.15,
+        area_of="body",
+        ap_over="body",
+        draws=20,
     )  # the body is 64 of 120 pixels and some noise
     assert body.summary["slices"]["evaluated"] == 8
     assert body.value("auprc", row="all_foreground") > 16 / 120  # type: ignore[operator]
@@ -221,7 +247,10 @@ def test_hd95_rules(world: World, tmp_path: Path) -> None:
         if rule != "exclude":
             assert "8 penalised" in (tmp_path / rule / "summary.md").read_text(encoding="utf-8")
     assert cells["exclude"]["value"] is None and cells["exclude"]["excluded"] == 8
-    assert cells["diagonal"]["value"] == pytest.approx(math.hypot(24, 30)) and cells["diagonal"]["penalised"] == 8
+    assert (
+        cells["diagonal"]["value"] == pytest.approx(math.hypot(24, 30))
+        and cells["diagonal"]["penalised"] == 8
+    )
     assert cells["zero"]["value"] == 0 and cells["zero"]["penalised"] == 8
 
 
@@ -245,7 +274,9 @@ def test_missing_results_are_listed(world: World, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("shift", "accepted"), [(5e-4, True), (5e-3, False)])
-def test_affine_noise_passes_and_a_shift_does_not(world: World, tmp_path: Path, shift: float, accepted: bool) -> None:
+def test_affine_noise_passes_and_a_shift_does_not(
+    world: World, tmp_path: Path, shift: float, accepted: bool
+) -> None:
     moved = AFFINE.copy()
     moved[0, 3] += shift
     write_volume(world.results / "masks" / "a.nii.gz", world.mask["a"], moved)
@@ -272,7 +303,9 @@ def test_every_case_unreadable_is_an_error(world: World, tmp_path: Path) -> None
 
 
 def test_a_folder_of_masks_alone(world: World, tmp_path: Path) -> None:
-    found = evaluate(world.results / "masks", world.root / "data" / "masks" / "test", out=tmp_path / "out", draws=20)
+    found = evaluate(
+        world.results / "masks", world.root / "data" / "masks" / "test", out=tmp_path / "out", draws=20
+    )
     rows = [r["row"] for r in found.summary["rows"]]
     assert rows == ["method", "all_empty", "all_foreground"]
     assert found.value("dice") == pytest.approx(0.5, abs=1e-5) and found.value("auprc") is None
@@ -281,7 +314,11 @@ def test_a_folder_of_masks_alone(world: World, tmp_path: Path) -> None:
     assert any("intensity" in note for note in found.summary["notes"])
     with pytest.raises(ConfigError, match="no slice has a tag"):
         evaluate(
-            world.results / "masks", world.root / "data" / "masks" / "test", out=tmp_path / "o", positives="tag", draws=20
+            world.results / "masks",
+            world.root / "data" / "masks" / "test",
+            out=tmp_path / "o",
+            positives="tag",
+            draws=20,
         )
     tagged = evaluate(
         world.results / "masks",
@@ -313,7 +350,9 @@ def test_order_of_cases_and_company_change_nothing(world: World, tmp_path: Path)
 
     def of_b(folder: str) -> list[dict[str, str]]:
         lines = read_lines(tmp_path / folder / "per_slice.csv")
-        return [r for r in lines if r["case"] == "b" and r["row"] in ("method", "all_empty", "intensity_otsu")]
+        return [
+            r for r in lines if r["case"] == "b" and r["row"] in ("method", "all_empty", "intensity_otsu")
+        ]
 
     assert of_b("all") == of_b("alone") and everything.summary["slices"]["evaluated"] == 24
     assert alone.summary["rows"][0]["positives"]["image"]["dice"]["low"] is None  # one patient: no interval
@@ -339,14 +378,22 @@ def picture_world(root: Path) -> None:
                 write_picture(root / "masks" / split / f"{name}.png", truth.astype(np.uint8) * 255)
                 write_picture(root / "results" / "masks" / f"{name}.png", truth.astype(np.uint8) * 255)
                 rows.append(
-                    {"id": name, "image": f"images/{name}.png", "label": int(truth.any()), "patient": patient, "slice": k}
+                    {
+                        "id": name,
+                        "image": f"images/{name}.png",
+                        "label": int(truth.any()),
+                        "patient": patient,
+                        "slice": k,
+                    }
                 )
         write_lines(root / split / "labels.csv", rows)
 
 
 def test_pictures_val_masks_and_positions(tmp_path: Path) -> None:
     picture_world(tmp_path)
-    found = evaluate(tmp_path / "results", tmp_path / "test", out=tmp_path / "out", val=tmp_path / "val", draws=20)
+    found = evaluate(
+        tmp_path / "results", tmp_path / "test", out=tmp_path / "out", val=tmp_path / "val", draws=20
+    )
     assert found.summary["hd95"]["unit"] == "px"
     assert found.value("dice") == 1.0 and len(found.summary["cases"]["extra"]) == 10
     rows = {r["row"]: r for r in found.summary["rows"]}
@@ -359,13 +406,74 @@ def test_pictures_val_masks_and_positions(tmp_path: Path) -> None:
     assert (first["case"], first["slice"], first["position"], first["patient"]) == ("test_p0", "0", "0", "p")
 
 
+def write_prepared(
+    folder: Path, size: int, positions: np.ndarray, labels: list[int], masks: np.ndarray | None
+) -> Path:
+    """A prepared folder of blank pictures, cut along the third axis."""
+    folder.mkdir()
+    n = len(labels)
+    np.save(folder / "slices.npy", np.zeros((n, 1, size, size), np.float32))
+    if masks is not None:
+        np.save(folder / "masks.npy", masks.astype(np.uint8))
+    record = {"format": "tagmask-prepared", "version": 1, "slices": {"plane": "axial", "size": size}}
+    record |= {"tag": "label", "supervised": masks is not None}
+    (folder / "settings.json").write_text(json.dumps(record))
+    (folder / "fingerprint.json").write_text(json.dumps({"fingerprint": "0" * 64}))
+    rows = [
+        {
+            "row": i,
+            "id": str(i),
+            "study": "t",
+            "slice": i,
+            "label": y,
+            "patient": "t",
+            "split": "train",
+            "position": p,
+        }
+        for i, (y, p) in enumerate(zip(labels, positions, strict=True))
+    ]
+    write_lines(folder / "index.csv", rows)
+    return folder
+
+
+def test_mean_of_the_train_masks_lands_on_the_grid_of_the_case(tmp_path: Path) -> None:
+    """Square voxels of an RAS file: what the training saw turned and at twice the size comes back in place."""
+    truth = np.zeros((10, 10, 5), np.uint8)
+    truth[1:4, 6:9, 1:4] = 1
+    write_volume(tmp_path / "truth" / "a.nii.gz", truth, np.eye(4))
+    write_volume(tmp_path / "results" / "a.nii.gz", truth * 0, np.eye(4))
+    shown = np.kron(truth[::-1, ::-1, 2].T, np.ones((2, 2)))  # rows A to P, columns R to L
+    masks = np.stack([shown * (0 < k < 4) for k in range(5)])
+    train = write_prepared(tmp_path / "train", 20, np.linspace(0, 1, 5), [0, 1, 1, 1, 0], masks)
+    found = evaluate(tmp_path / "results", tmp_path / "truth", out=tmp_path / "out", train=train, draws=20)
+    reads = {r["row"]: r["reads"] for r in found.summary["rows"]}
+    assert reads["mean_train_mask"] == reads["mean_train_mask_by_position"] == "train masks"
+    assert found.value("dice", row="mean_train_mask") > 0.9  # type: ignore[operator]
+    assert found.value("auprc", row="mean_train_mask") == 1.0
+    assert found.value("dice", row="mean_train_mask", subset="mixed") < 0.7  # type: ignore[operator]
+    assert found.value("dice", row="mean_train_mask_by_position", subset="mixed") > 0.9  # type: ignore[operator]
+    place = found.summary["image_level"]["position"]
+    assert place["fit"] == "train tags" and place["auc"] == 1.0
+
+
+def test_a_train_folder_without_masks_gives_the_position_row_only(world: World, tmp_path: Path) -> None:
+    train = write_prepared(tmp_path / "train", 8, np.linspace(0, 1, 8), [0, 0, 1, 1, 1, 1, 0, 0], None)
+    found = evaluate(world.results, world.data, out=tmp_path / "out", train=train, draws=20)
+    assert not any(r["row"].startswith("mean") for r in found.summary["rows"])
+    assert any("train masks is absent" in note for note in found.summary["notes"])
+    place = found.summary["image_level"]["position"]
+    assert place["fit"] == "train tags" and place["auc"] == pytest.approx(
+        ((8 * 8) + 8 * 8 * 0.5) / (8 * 16), abs=0.35
+    )
+
+
 def test_seeds_side_by_side(world: World, tmp_path: Path) -> None:
     first = evaluate(world.results, world.data, out=tmp_path / "one", draws=20)
     for name in "ab":
         write_volume(world.results / "masks" / f"{name}.nii.gz", world.truth[name])
     second = evaluate(world.results, world.data, out=tmp_path / "two", draws=20)
     lines = combine([first.summary, tmp_path / "two" / "summary.json"])
-    dice = next(c for c in lines if (c["row"], c["subset"], c["per"], c["metric"]) == ("method", "positives", "image", "dice"))
+    dice = next(c for c in lines if tuple(c[k] for k in ("row", "subset", "per", "metric")) == KEY)
     assert dice["mean"] == pytest.approx(0.75, abs=1e-4) and dice["runs"] == 2
     assert dice["sd"] == pytest.approx(np.std([0.5, 1.0], ddof=1), abs=1e-4)
     empty = next(c for c in lines if (c["row"], c["subset"], c["metric"]) == ("all_empty", "mixed", "dice"))
@@ -380,7 +488,14 @@ def test_seeds_side_by_side(world: World, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "bad", [{"positives": "mask"}, {"empty_hd": "worst"}, {"min_area_frac": 1.0}, {"area_of": "head"}, {"ap_over": "x"}]
+    "bad",
+    [
+        {"positives": "mask"},
+        {"empty_hd": "worst"},
+        {"min_area_frac": 1.0},
+        {"area_of": "head"},
+        {"ap_over": "x"},
+    ],
 )
 def test_conventions_out_of_range(bad: dict[str, object]) -> None:
     with pytest.raises(ConfigError):

@@ -12,6 +12,7 @@ from tagmask.diffusion.schedule import NoiseSchedule
 from tagmask.errors import ConfigError
 from tagmask.methods.cdm import CDM, CDMSettings
 from tagmask.types import Batch
+from tests.published import published_classifier, published_denoiser
 from tests.worlds import GaussianWorld, square_world
 
 
@@ -46,11 +47,13 @@ def test_in_a_linear_world_tau_and_noise_do_not_matter(change: dict[str, object]
     assert torch.allclose(method(world, **change).predict(study(world)).score_map, reference, atol=2e-4)
 
 
-def test_a_dark_target_scores_negative_unless_absolute() -> None:
+def test_a_dark_target_needs_its_sign() -> None:
     world = square_world(contrast=-0.8)
     inside = world.lesion.bool().expand(3, -1, -1, -1)
     assert float(method(world).predict(study(world)).score_map[inside].max()) < 0
-    assert float(method(world, absolute=True).predict(study(world)).score_map[inside].min()) > 0
+    for sign in ("negative", "absolute"):
+        maps = method(world, sign=sign).predict(study(world)).score_map
+        assert float(maps[inside].min()) > 0 and float(maps[~inside].abs().max()) < 1e-4
 
 
 def test_equal_conditions_give_an_empty_map() -> None:
@@ -112,8 +115,6 @@ def test_a_noise_level_beyond_the_schedule_is_refused() -> None:
 @pytest.mark.parametrize("clip", [0, 1])
 @pytest.mark.parametrize("offset", [0, 1])
 def test_maps_equal_the_published_code(shared: Path, guided: int, clip: int, offset: int) -> None:
-    from tests.networks.published import published_classifier, published_denoiser
-
     golden = np.load(shared / "golden" / "cdm.npz")
     image, noise = torch.from_numpy(golden["image"]), torch.from_numpy(golden["noise"])
     kappa = float(golden["kappa"])
@@ -122,7 +123,9 @@ def test_maps_equal_the_published_code(shared: Path, guided: int, clip: int, off
         clip=bool(clip), offset=offset,
     )  # fmt: skip
     classifier = published_classifier(shared) if guided else None
-    cdm = CDM(published_denoiser(shared, "adm_plain"), NoiseSchedule.linear(), classifier, settings)
+    cdm = CDM(published_denoiser(shared), NoiseSchedule.linear(), classifier, settings)
     ours = torch.stack(list(cdm.walk(Batch(image, ("a", "b")), noise))) * (1 - kappa)
     theirs = torch.from_numpy(golden[f"map_guided{guided}_clip{clip}_offset{offset}"])
-    assert float((ours - theirs).abs().max()) < 1e-4 * max(1.0, float(theirs.abs().max()))
+    # Two walks of order 1 that nearly cancel: float32 leaves about 3 of its 7 digits.
+    assert float((ours - theirs).abs().max()) < 3e-3 * float(theirs.abs().max())
+    assert float((ours - theirs).abs().max()) < 1e-4

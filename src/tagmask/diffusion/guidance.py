@@ -34,7 +34,9 @@ def label_gradient(classifier: LogitsOf, x: Tensor, t: int, y: Tensor) -> Tensor
         return torch.autograd.grad(log_p.gather(1, y[:, None]).sum(), x)[0]
 
 
-def classifier_guidance(eps: Tensor, gradient: Tensor, t: int, scale: float, schedule: NoiseSchedule) -> Tensor:
+def classifier_guidance(
+    eps: Tensor, gradient: Tensor, t: int, scale: float, schedule: NoiseSchedule
+) -> Tensor:
     """ε̂ = ε - s √(1 - ᾱ_t) ∇ log p(y | x_t) (Dhariwal & Nichol 2021, Alg. 2, arXiv:2105.05233)."""
     _, sigma = schedule.signal_noise(t, eps)
     return eps - scale * sigma * gradient

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +19,9 @@ from tagmask.errors import GeometryError, InputError, TagmaskError
 from tagmask.io.guards import check_affine, check_file, check_finite, check_voxels
 
 __all__ = ["DicomSeries", "is_dicom", "open_dicom", "read_series"]
+
+# As in tiff.py.
+logging.getLogger("pydicom").addHandler(logging.NullHandler())
 
 _DEFLATED = "1.2.840.10008.1.2.1.99"
 _SUFFIXES = {".dcm", ".dicom", ".ima", ""}
@@ -140,7 +144,15 @@ def open_dicom(path: Path) -> DicomSeries:
     ResourceError
         More voxels than allowed.
     """
-    files = _members(path) if path.is_dir() else [path]
+    # Values are parsed when they are first asked for, so damage may show anywhere in here.
+    with _guarded(path):
+        series = _checked(path, _members(path) if path.is_dir() else [path])
+    if series.affine is not None:
+        check_affine(series.affine, path)
+    return series
+
+
+def _checked(path: Path, files: list[Path]) -> DicomSeries:
     headers = [_header(file) for file in files]
     _check_one_series(path, headers)
     shapes = sorted({(int(h.Rows), int(h.Columns)) for h in headers})
@@ -151,13 +163,10 @@ def open_dicom(path: Path) -> DicomSeries:
         )
     rows, columns = shapes[0]
     check_voxels((columns, rows, len(files)), path)
-    with _guarded(path):
-        if len(files) == 1 and not (
-            headers[0].get("ImagePositionPatient") and headers[0].get("ImageOrientationPatient")
-        ):
-            return DicomSeries(path, tuple(files), (rows, columns, 1), None)
-        order, affine = _geometry(path, files, headers)
-    check_affine(affine, path)
+    placed = all(headers[0].get(key) for key in ("ImagePositionPatient", "ImageOrientationPatient"))
+    if len(files) == 1 and not placed:
+        return DicomSeries(path, tuple(files), (rows, columns, 1), None)
+    order, affine = _geometry(path, files, headers)
     return DicomSeries(path, tuple(files[n] for n in order), (columns, rows, len(files)), affine)
 
 

@@ -26,7 +26,18 @@ from tagmask.io.nifti_affine import affine_of
 __all__ = ["NiftiFile", "is_nifti", "open_nifti", "read_image"]
 
 _SIZES: dict[int, Any] = {348: nib.Nifti1Header, 540: nib.Nifti2Header}
-_TYPES = {2: "u1", 4: "i2", 8: "i4", 16: "f4", 64: "f8", 256: "i1", 512: "u2", 768: "u4", 1024: "i8", 1280: "u8"}
+_TYPES = {
+    2: "u1",
+    4: "i2",
+    8: "i4",
+    16: "f4",
+    64: "f8",
+    256: "i1",
+    512: "u2",
+    768: "u4",
+    1024: "i8",
+    1280: "u8",
+}
 _OTHER_TYPES = {1: "binary", 32: "complex64", 128: "RGB", 1536: "float128", 1792: "complex128", 2304: "RGBA"}
 _MAX_EXTENSIONS = 1 << 24
 _CHUNK = 1 << 20

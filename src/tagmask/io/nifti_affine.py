@@ -68,6 +68,7 @@ def _check_agreement(
     which.
     """
     qform = _qform(path, header)
+    check_affine(qform, path)
     repair = "Delete the wrong one (set its code to 0)."
     if _axes(sform) != _axes(qform):
         names = "".join(_axes(sform)), "".join(_axes(qform))

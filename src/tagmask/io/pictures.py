@@ -20,6 +20,7 @@ __all__ = ["is_jpeg", "is_picture", "picture_shape", "read_picture", "write_png"
 _PNG, _JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"
 _CHANNELS = {"1": 1, "L": 1, "I;16": 1, "I;16B": 1, "I;16L": 1, "I": 1, "P": 1, "RGB": 3, "LA": 1, "RGBA": 3}
 _ORIENTATION = 0x0112
+_RGB, _GREY_ALPHA, _RGB_ALPHA = 2, 4, 6  # colour types of PNG
 
 
 def is_jpeg(head: bytes) -> bool:
@@ -138,14 +139,16 @@ def _first_line(error: Exception) -> str:
 def _read_pillow(path: Path, palette: bool) -> np.ndarray:
     with _open(path) as image:
         try:
-            deep = image.mode in ("RGB", "RGBA", "LA") and _sixteen_bit(path)
+            deep, colour = _png_kind(path)
+            if deep and colour == _GREY_ALPHA:
+                raise _bad(path, "The picture is 16-bit grey with alpha.", "Save it without alpha.")
             if image.mode == "P" and not palette:
                 if "transparency" in image.info:
                     raise _bad(path, "The palette has transparent colours.", "Save it as grey or RGB.")
                 array = np.asarray(image.convert("L" if _grey_palette(image) else "RGB"))
             else:
                 array = np.asarray(image)
-            if deep:
+            if deep and colour in (_RGB, _RGB_ALPHA):
                 array = array.astype(np.uint16) * 256 + _low_bytes(path)
             if image.format == "PNG":
                 with Image.open(path, formats=("PNG",)) as again:
@@ -159,11 +162,11 @@ def _read_pillow(path: Path, palette: bool) -> np.ndarray:
         return without_alpha(path, array) if image.mode in ("LA", "RGBA") else array
 
 
-def _sixteen_bit(path: Path) -> bool:
-    """Tell a PNG of 16 bit a sample, which Pillow calls RGB all the same."""
+def _png_kind(path: Path) -> tuple[bool, int]:
+    """Tell whether a PNG has 16 bit a sample, and its colour type; Pillow tells neither."""
     with open(path, "rb") as file:
-        head = file.read(25)
-    return head.startswith(_PNG) and head[24] == 16
+        head = file.read(26)
+    return head.startswith(_PNG) and head[24] == 16, head[25]
 
 
 def _low_bytes(path: Path) -> np.ndarray:

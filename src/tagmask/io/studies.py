@@ -93,7 +93,7 @@ def stem(path: PathLike) -> str:
 
 def _open(path: Path) -> _Source:
     """Tell what a path holds by its content, and check its header."""
-    if path.is_dir():
+    if os.path.isdir(path):
         return _dicom_source(path)
     check_file(path)
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +17,9 @@ from tagmask.io.atomic import atomic_write
 from tagmask.io.guards import check_file, check_pixels, without_alpha
 
 __all__ = ["is_tiff", "read_tiff", "tiff_shape", "write_tiff"]
+
+# What it finds wrong comes as an error of ours; its log would say it a second time, on the screen.
+logging.getLogger("tifffile").addHandler(logging.NullHandler())
 
 _MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB = 0, 1, 2
@@ -54,6 +58,9 @@ def read_tiff(path: Path) -> np.ndarray:
         samples = page.samplesperpixel
         if samples > 1 and page.planarconfig == 2:
             array = array.transpose(1, 2, 0)
+        shape = (page.imagelength, page.imagewidth) + ((samples,) if samples > 1 else ())
+        if array.shape != shape:
+            raise ValueError(f"{array.shape} instead of {shape}")
         if page.photometric == _WHITE_IS_ZERO:
             array = np.iinfo(array.dtype).max - array
     return without_alpha(path, array) if samples in (2, 4) else array

@@ -5,20 +5,18 @@ This job and `prepare` are the only ones that open a mask of the truth. One case
 
 from __future__ import annotations
 
-import json
 import logging
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from tagmask.errors import ConfigError, GeometryError, InputError, TagmaskError
+from tagmask.errors import GeometryError, InputError, TagmaskError
 from tagmask.io import case_files, read_mask, read_scores, read_study, same_grid, stem
 from tagmask.prepared import Prepared
-from tagmask.scoring.aggregate import PER_PATIENT, PER_SLICE, image_level, per_patient
-from tagmask.scoring.ledger import SUBSETS, Ledger
+from tagmask.scoring.ledger import Ledger
 from tagmask.scoring.matching import (
     Results,
     TruthCase,
@@ -31,13 +29,13 @@ from tagmask.scoring.protocol import EvaluateSettings
 from tagmask.scoring.rivals import (
     LoadedCase,
     Row,
-    bright_row,
+    intensity_rows,
     mean_mask_rows,
     plain_rows,
     position_prior,
-    search,
 )
-from tagmask.scoring.scoreboard import FLAT, combine, flat, markdown, plain, write_csv, write_text
+from tagmask.scoring.scoreboard import combine, plain
+from tagmask.scoring.trivial import relative_positions
 from tagmask.slices import SliceSettings, split
 from tagmask.types import Study
 
@@ -53,7 +51,8 @@ class Evaluation:
     Parameters
     ----------
     out
-        The folder written: per_slice.csv, per_patient.csv, pr_curve.csv, summary.csv, summary.json, summary.md.
+        The folder written: per_slice.csv, per_patient.csv, pr_curve.csv, summary.csv, summary.json,
+        summary.md.
     summary
         The content of summary.json, undefined numbers as None.
     failed
@@ -67,7 +66,7 @@ class Evaluation:
     def value(
         self, metric: str, *, row: str = "method", subset: str = "positives", per: str = "image"
     ) -> float | None:
-        """Give one number of the table, as in value("dice")."""
+        """Give one number of the table, such as the method's mean "dice"."""
         found = next(r for r in self.summary["rows"] if r["row"] == row)
         return found[subset][per][metric]["value"]  # type: ignore[no-any-return]
 
@@ -77,8 +76,8 @@ class _Reader:
     """Opens the files of a case and checks that they lie on one grid."""
 
     settings: EvaluateSettings
-    plane: str
     images: Mapping[str, tuple[Path, ...]]
+    places: Mapping[str, float]
     results: Results | None = None
 
     def load(self, case: TruthCase) -> LoadedCase:
@@ -92,7 +91,8 @@ class _Reader:
         truth = read_mask(case.mask, labels=self.settings.mask_labels)
         kind: Literal["picture", "volume"] = "picture" if truth.affine is None else "volume"
         study = Study(case.id, truth.array[None].astype(np.float32), truth.affine, kind, (case.mask,))
-        cut = SliceSettings(plane=self.plane, size=1, normalise="window", window=(0, 1))  # type: ignore[arg-type]
+        plane: Any = self.settings.plane
+        cut = SliceSettings(plane=plane, size=1, normalise="window", window=(0, 1))
         axis = split(study, cut, only=[]).grid.axis
         depth = study.shape[axis]
         beyond = [r.slice for r in case.rows if r.slice is not None and r.slice >= depth > 1]
@@ -105,7 +105,10 @@ class _Reader:
         mask, scores = self._result(case, truth.array, study)
         image = self._image(case, study)
         info = slice_info(case, self.results, depth)
-        return LoadedCase(study, axis, truth.array, mask, scores, image, info)
+        places = relative_positions(np.arange(depth))
+        if depth == 1:
+            places = np.array([self.places.get(case.id, 0.5)])
+        return LoadedCase(study, axis, truth.array, mask, scores, image, info, places)
 
     def _result(
         self, case: TruthCase, truth: np.ndarray, study: Study
@@ -167,7 +170,8 @@ def evaluate(
     results
         Output folder of `segment`, or a folder of masks.
     truth
-        A folder of masks, a CSV with a column mask, or a data folder with labels.csv and masks/<split> beside it.
+        A folder of masks, a CSV with a column mask, or a data folder with labels.csv and masks/<split> beside
+        it.
     out
         Folder for the files named in `Evaluation`.
     table
@@ -177,7 +181,8 @@ def evaluate(
     val
         Truth with images, of other patients, on which the row of the best intensity threshold is chosen.
     train
-        Prepared folder. Its tags fit the position row; its masks, if prepared supervised, give the mean-mask rows.
+        Prepared folder. Its tags fit the position row; its masks, if prepared supervised, give the mean-mask
+        rows.
     name
         Title of the method's row.
     settings, **conventions
@@ -199,43 +204,87 @@ def evaluate(
     matched = {i: cases[i] for i in sorted(cases) if i in found.masks}
     if not matched:
         raise InputError(
-            f"none of its {len(found.masks)} masks has a truth: {', '.join(sorted(found.masks)[:3])} ... against "
-            f"{', '.join(sorted(cases)[:3])} ....",
+            f"none of its {len(found.masks)} masks has a truth: {_some(found.masks)} against {_some(cases)}.",
             where=results,
             repair="Name results and truth by the stem of the image.",
         )
-    reads = str(found.manifest.get("reads", "tags")) + (", tags of these slices" if found.tags_given else "")
-    plane = settings.plane or str(found.manifest.get("plane", "axial"))
-    reader = _Reader(settings, plane, _images(matched, found, images), found)
+    settings = replace(settings, plane=settings.plane or str(found.manifest.get("plane", "axial")))
+    reader = _Reader(settings, _images(matched, found, images), picture_positions(cases, found), found)
     prepared = Prepared.open(Path(train)) if train is not None else None
-    rows = plain_rows(name or found.title, reads, images=all(reader.images.get(i) for i in matched))
-    more, notes = _informed_rows(reader, matched, val, prepared)
-    ledger = Ledger([*rows, *more], settings, found.score_source(matched))
-    places = picture_positions(cases, found)
-    for case, loaded in _stream(reader, matched, ledger.failed):
-        ledger.note_files(
-            case.id, truth=case.mask, **found.files(case.id), images=reader.images.get(case.id, ())
-        )
-        ledger.enter(loaded, places.get(case.id))
-    _check(ledger, settings, Path(results))
-    rest = {
-        "results": results,
-        "truth": truth,
-        "settings": {**asdict(settings), "plane": plane, "images": images, "val": val, "train": train},
-        "cases": {
-            "matched": len(matched),
-            "missing": sorted(set(cases) - set(found.masks)),
-            "extra": sorted(set(found.masks) - set(cases)),
-            "failed": [{"case": c, "problem": p} for c, p in ledger.failed],
-        },
-        "notes": notes,
-    }
-    level = image_level(
-        ledger.records, position_prior(prepared), ledger.score_from, draws=settings.draws, seed=settings.seed
+    rows, notes = _rows(reader, matched, val, prepared, name or found.title)
+    ledger = Ledger(rows, settings, found.score_source(matched))
+    for case in _stream(reader, matched, ledger.failed):
+        ledger.enter(case)
+    ledger.check(Path(results))
+    given = {"table": table, "images": images, "val": val, "train": train}
+    summary = plain(
+        {
+            **{"results": results, "truth": truth, "settings": {**asdict(settings), **given}},
+            **ledger.summary(),
+            "cases": _case_lists(found, cases, matched, ledger.failed),
+            "notes": notes,
+            "image_level": ledger.image_level(position_prior(prepared)),
+            "files": {i: _files(reader, case) for i, case in matched.items()},
+        }
     )
-    summary = plain({**rest, **ledger.summary(), "image_level": level, "files": ledger.files})
-    _write(Path(out), summary, ledger)
+    ledger.write(Path(out), summary)
     return Evaluation(Path(out), summary, tuple(ledger.failed))
+
+
+def _rows(
+    reader: _Reader, matched: Mapping[str, TruthCase], val: Path | None, prepared: Prepared | None, title: str
+) -> tuple[list[Row], list[str]]:
+    """Give the rows of the table, and why some are absent."""
+    assert reader.results is not None
+    pictures = all(reader.images.get(i) for i in matched)
+    rows = plain_rows(title, reader.results.reads, images=pictures)
+    notes = ["The intensity rows are absent: not every case has its source image."]
+    if pictures:
+        # A case that cannot be read is noted later, when it is entered.
+        more, notes = intensity_rows(_stream(reader, matched, []), _val(val, reader.settings), val)
+        rows += more
+    if prepared is not None and prepared.supervised:
+        return [*rows, *mean_mask_rows(prepared)], notes
+    absent = "The mean of the train masks is absent: no train folder prepared supervised was given."
+    return rows, [*notes, absent]
+
+
+def _files(reader: _Reader, case: TruthCase) -> dict[str, Any]:
+    """Name the files of a case, for the report."""
+    assert reader.results is not None
+    images = list(reader.images.get(case.id, ()))
+    return {"truth": case.mask, **reader.results.files(case.id), "images": images}
+
+
+def _some(names: Iterable[str]) -> str:
+    """Give the first few names."""
+    return ", ".join([*sorted(names)[:3], "..."])
+
+
+def _case_lists(
+    found: Results, cases: Iterable[str], matched: Iterable[str], failed: Iterable[tuple[str, str]]
+) -> dict[str, Any]:
+    """Say what became of the cases."""
+    return {
+        "matched": len(list(matched)),
+        "missing": sorted(set(cases) - set(found.masks)),
+        "extra": sorted(set(found.masks) - set(cases)),
+        "failed": [{"case": c, "problem": p} for c, p in failed],
+    }
+
+
+def _val(folder: Path | None, settings: EvaluateSettings) -> Iterator[LoadedCase]:
+    """Read the val set; nothing where there is none.
+
+    Raises
+    ------
+    InputError
+        A case that cannot be read: the choice would silently be made on fewer.
+    """
+    if folder is not None:
+        cases = truth_cases(Path(folder), tag=settings.tag)
+        reader = _Reader(settings, {i: c.images for i, c in cases.items()}, picture_positions(cases, None))
+        yield from (reader.load(case) for case in cases.values())
 
 
 def _images(
@@ -244,84 +293,19 @@ def _images(
     """Source images by case: of the folder given, else of the table, else of the manifest."""
     if folder is not None:
         return {stem(p): (p,) for p in case_files(folder) if stem(p) in matched}
-    return {i: case.images or found.images(i) for i, case in matched.items()}
+    listed = {i: case.images for i, case in matched.items()}
+    return {i: p if p and all(f.exists() for f in p) else found.images(i) for i, p in listed.items()}
 
 
 def _stream(
-    reader: _Reader, cases: Mapping[str, TruthCase], failed: list[tuple[str, str]] | None = None
-) -> Iterator[tuple[TruthCase, LoadedCase]]:
+    reader: _Reader, cases: Mapping[str, TruthCase], failed: list[tuple[str, str]]
+) -> Iterator[LoadedCase]:
     """Read one case after the other; those that cannot be read are noted, the others go on."""
     for case in cases.values():
         try:
             loaded = reader.load(case)
         except TagmaskError as error:
-            if failed is not None:
-                log.warning("%s left out: %s", case.id, error)
-                failed.append((case.id, str(error)))
+            log.info("%s left out: %s", case.id, error)
+            failed.append((case.id, str(error)))
             continue
-        yield case, loaded
-
-
-def _informed_rows(
-    reader: _Reader, matched: Mapping[str, TruthCase], val: Path | None, prepared: Prepared | None
-) -> tuple[list[Row], list[str]]:
-    """Give the rows that read masks, and why some are absent."""
-    rows: list[Row] = []
-    notes: list[str] = []
-    if not all(reader.images.get(i) for i in matched):
-        notes.append("The intensity rows are absent: not every case has its source image.")
-    else:
-        if val is None:
-            notes.append(
-                "The row of the best intensity threshold is absent: no val set was given to choose it on."
-            )
-        else:
-            cases = truth_cases(val, tag=reader.settings.tag)
-            other = _Reader(reader.settings, reader.plane, {i: c.images for i, c in cases.items()})
-            found = search(loaded for _, loaded in _stream(other, cases))
-            if not found.slices:
-                raise InputError(
-                    "no slice shows the target.", where=val, repair="Give a val set with images and masks."
-                )
-            rows.append(bright_row("intensity_val", "best intensity threshold", "val masks", found))
-        found = search(loaded for _, loaded in _stream(reader, matched))
-        if found.slices:
-            rows.append(bright_row("intensity_oracle", "intensity oracle", "test masks", found))
-    if prepared is not None and prepared.supervised:
-        rows += mean_mask_rows(prepared)
-    else:
-        notes.append("The mean of the train masks is absent: no train folder prepared supervised was given.")
-    return rows, notes
-
-
-def _check(ledger: Ledger, settings: EvaluateSettings, where: Path) -> None:
-    """Refuse an evaluation of nothing, and one by tags without tags."""
-    records = ledger.records["method"]
-    if not records:
-        problem = f"The first problem: {ledger.failed[0][0]}: {ledger.failed[0][1]}" if ledger.failed else ""
-        raise InputError(
-            f"no slice could be evaluated; {len(ledger.failed)} cases failed, {ledger.below_min_area} slices show too "
-            f"little of the target, {ledger.unlisted} are in no table.",
-            where=where,
-            repair=problem or "Lower min_area_frac, or check the table.",
-        )
-    if settings.positives == "tag" and all(r.tag is None for r in records):
-        raise ConfigError(
-            "no slice has a tag.",
-            where="evaluate.positives",
-            repair='Give a table with tags, or positives = "truth".',
-        )
-
-
-def _write(out: Path, summary: dict[str, Any], ledger: Ledger) -> None:
-    """Write the files of an evaluation, summary.json last."""
-    write_csv(out / "per_slice.csv", PER_SLICE, (r.cells() for rs in ledger.records.values() for r in rs))
-    subsets = [(row.row, subset) for row in ledger.rows for subset in SUBSETS]
-    patients = (
-        line for row, subset in subsets for line in per_patient(ledger.subset(row, subset), row, subset)
-    )
-    write_csv(out / "per_patient.csv", PER_PATIENT, patients)
-    write_csv(out / "pr_curve.csv", ("row", "subset", "recall", "precision", "threshold"), ledger.curves())
-    write_csv(out / "summary.csv", FLAT, flat(summary))
-    write_text(out / "summary.md", markdown(summary))
-    write_text(out / "summary.json", json.dumps(summary, indent=1, ensure_ascii=False) + "\n")
+        yield loaded

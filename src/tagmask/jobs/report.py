@@ -17,7 +17,7 @@ from tagmask.reporting.record import cases, commands, facts, problems, settings
 
 __all__ = ["report"]
 
-_PANELS, _LINES = 48, 2000
+_PANELS, _BYTES, _LINES = 48, 8_000_000, 2000
 
 
 def report(results: Sequence[Path], *, out: Path) -> Path:
@@ -34,7 +34,7 @@ def report(results: Sequence[Path], *, out: Path) -> Path:
     -------
     Path
         The file: whole by itself, with nothing to load. Its size is bounded whatever the number of
-        cases: some 48 panels and 2000 lines of cases over all evaluations.
+        cases: some 48 panels of 8 MB together and 2000 lines of cases, over all evaluations.
 
     Raises
     ------
@@ -97,7 +97,7 @@ def _section(name: str, evaluation: Evaluation, of: int) -> Html:
         verdict(evaluation) if of > 1 else Html(""),
         numbers(evaluation),
         problems(evaluation),
-        gallery(evaluation, max(4, _PANELS // of)),
+        gallery(evaluation, max(4, min(12, _PANELS // of)), _BYTES // of),
         charts(evaluation),
         cases(evaluation, max(100, _LINES // of)),
         settings(evaluation),

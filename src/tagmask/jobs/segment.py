@@ -176,9 +176,18 @@ def segment(
         report(count, len(studies))
     _write_csv(out / "slices.csv", COLUMNS, job.lines)
     if job.failed:
-        _write_csv(out / "failed.csv", ("case", "problem"), [{"case": k, "problem": v} for k, v in job.failed.items()])
+        _write_csv(
+            out / "failed.csv",
+            ("case", "problem"),
+            [{"case": k, "problem": v} for k, v in job.failed.items()],
+        )
     seconds = time.perf_counter() - start
-    manifest |= {"status": "finished", "seconds": round(seconds, 2), "batch": job.pace.size, "cases": job.records}
+    manifest |= {
+        "status": "finished",
+        "seconds": round(seconds, 2),
+        "batch": job.pace.size,
+        "cases": job.records,
+    }
     _write_json(out / "manifest.json", manifest)
     return SegmentResult(out, tuple(job.done), job.failed, len(job.lines), seconds)
 
@@ -317,7 +326,9 @@ def _mean_threshold(job: _Job, studies: dict[str, list[Case]]) -> float:
     """Mean of Otsu's thresholds over all slices: a first pass that writes nothing."""
     from dataclasses import replace
 
-    probe = replace(job, mask=replace(job.mask, rule="otsu"), write=False, done=[], failed={}, records=[], lines=[])
+    probe = replace(
+        job, mask=replace(job.mask, rule="otsu"), write=False, done=[], failed={}, records=[], lines=[]
+    )
     for _ in probe.work(studies):
         pass
     if not probe.lines:
@@ -336,7 +347,9 @@ def _by_study(cases: Iterable[Case]) -> dict[str, list[Case]]:
                 repair="Segment them into two output folders, or rename one.",
             )
     if not studies:
-        raise InputError("there is nothing to segment.", repair="Give NIfTI, DICOM or picture files, or a table.")
+        raise InputError(
+            "there is nothing to segment.", repair="Give NIfTI, DICOM or picture files, or a table."
+        )
     return studies
 
 
@@ -392,7 +405,9 @@ def _manifest(run: Run, name: str, job: _Job, studies: dict[str, list[Case]]) ->
             "slices": plain(job.settings),
         },
         "plane": job.settings.plane,
-        "weights": {n: weights.sha256(run.weights_path(n)) for n in sorted(set(needs)) if run.weights_path(n).exists()},
+        "weights": {
+            n: weights.sha256(run.weights_path(n)) for n in sorted(set(needs)) if run.weights_path(n).exists()
+        },
         "inputs": {case: _names(rows) for case, rows in studies.items()},
         "environment": environment(),
     }

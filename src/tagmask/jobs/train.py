@@ -224,7 +224,9 @@ class _Trainer:
         total = torch.zeros((), device=process.device)
         for i, part in enumerate(micro):
             last = i == len(micro) - 1
-            d = Draws(draws.t[part], draws.noise[part].to(process.device), draws.drop[part].to(process.device))
+            d = Draws(
+                draws.t[part], draws.noise[part].to(process.device), draws.drop[part].to(process.device)
+            )
             with _sync(process, self.learner, last):
                 loss = self.learner(
                     image[part].to(process.device),
@@ -347,7 +349,13 @@ class _Trainer:
         with torch.no_grad():
             for t, s in zip(stops, stops[1:], strict=False):
                 x = self.schedule.ddim(x, self.schedule.clip(x, t, denoiser(x, t, e)), t, s)
-        rows = x[:, 0].cpu().reshape(2, columns, size, size).permute(0, 2, 1, 3).reshape(2 * size, columns * size)
+        rows = (
+            x[:, 0]
+            .cpu()
+            .reshape(2, columns, size, size)
+            .permute(0, 2, 1, 3)
+            .reshape(2 * size, columns * size)
+        )
         folder = self.run.path / "samples"
         folder.mkdir(exist_ok=True)
         write_png(folder / f"denoiser-{self.step:06d}.png", ((rows.clamp(-1, 1) + 1) * 127.5).byte().numpy())

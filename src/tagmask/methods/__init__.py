@@ -54,7 +54,10 @@ class Recipe:
 METHODS: Mapping[str, Recipe] = {
     "cdm": Recipe(CDMSettings, ("denoiser",), "tags", lambda n, s: CDM(n.denoiser, n.schedule, None, s)),
     "cg_cdm": Recipe(
-        CDMSettings, ("denoiser", "classifier"), "tags", lambda n, s: CDM(n.denoiser, n.schedule, n.classifier, s)
+        CDMSettings,
+        ("denoiser", "classifier"),
+        "tags",
+        lambda n, s: CDM(n.denoiser, n.schedule, n.classifier, s),
     ),
     "unet": Recipe(
         SupervisedSettings, ("segmenter",), "train masks", lambda n, s: Supervised(n.segmenter, s)

@@ -52,8 +52,9 @@ class CDMSettings:
     offset
         Steps by which the image is noised beyond Q. 1 repeats the published code's slip (noised at
         index 400, denoised from 399).
-    absolute
-        Sum |x - x'| instead of the signed difference (the authors' CHAOS script).
+    sign
+        "positive": the signed difference x - x', as printed; a target darker than its surround scores negative.
+        "negative": x' - x, for such targets. "absolute": |x - x'|, as the authors' CHAOS script sums.
     """
 
     noise_level: int = 400
@@ -64,7 +65,7 @@ class CDMSettings:
     tau_convention: Literal["code", "formula"] = "code"
     clip: bool = False
     offset: int = 0
-    absolute: bool = False
+    sign: Literal["positive", "negative", "absolute"] = "positive"
 
     def __post_init__(self) -> None:
         if not 0 < self.stages <= self.noise_level:
@@ -120,8 +121,7 @@ class CDM:
     def predict(self, batch: Batch, seed: int = 0) -> Prediction:
         """Algorithm 1, averaged over draws of the noise.
 
-        The score map is signed and has no unit: compare its values within one image only. A target darker
-        than its surround gives negative scores unless `absolute` is set.
+        The score map has no unit: compare its values within one image only.
         """
         walks = (self.walk(batch, gaussian(batch, seed, draw)) for draw in range(self.settings.draws))
         maps = [deque(walk, maxlen=1).pop() for walk in walks]  # the sum after all R stages
@@ -152,7 +152,7 @@ class CDM:
         for t in range(s.noise_level, s.noise_level - s.stages, -1):
             x = self.schedule.ddim(x, self._eps(x, t, e, y), t, t - 1)  # Eq. 5
             step = (x[:n] - x[n:]) / (1 - keep)  # Eq. 6
-            a = a + (step.abs() if s.absolute else step)
+            a = a + {"positive": step, "negative": -step, "absolute": step.abs()}[s.sign]
             yield a.sum(dim=1, keepdim=True)
 
     def _eps(self, x: Tensor, t: int, e: Tensor, y: Tensor) -> Tensor:

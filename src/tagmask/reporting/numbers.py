@@ -98,7 +98,7 @@ def _conventions(evaluation: Evaluation) -> Html:
         "diagonal": "a slice where only one of mask and truth is empty counts as the diagonal of the slice",
         "zero": "a slice where a mask is empty counts as 0, as some published code does",
     }.get(rule, "see the settings")
-    smallest = (evaluation.summary.get("settings") or {}).get("min_area")
+    smallest = (evaluation.summary.get("settings") or {}).get("min_area_frac")
     lines = [
         "Per image: the mean over slices. Per patient: pixels pooled within a patient, then the mean over "
         "patients. Pooled: one number over all pixels. Brackets: 95 % bootstrap interval over patients.",
@@ -108,7 +108,7 @@ def _conventions(evaluation: Evaluation) -> Html:
         "AUPRC is the average precision of the score map, before any threshold.",
     ]
     if smallest:
-        lines.append(f"Lesions smaller than {smallest} pixels in a slice were not counted as positive.")
+        lines.append(f"Slices that show the target on less than {100 * float(smallest):g} % are left out.")
     return tag("ul", *(tag("li", line) for line in lines), class_="quiet")
 
 

@@ -144,7 +144,8 @@ body { margin: 0 auto; padding: 0 1.25rem 3rem; max-width: 76rem; color: var(--i
 h1 { font-size: 1.7rem; line-height: 1.2; margin: 1.6rem 0 .2rem; overflow-wrap: anywhere; }
 h2 { font-size: 1.3rem; margin: 2.6rem 0 .6rem; padding-top: .7rem; border-top: 2px solid var(--ink); }
 h3 { font-size: 1.05rem; margin: 1.8rem 0 .5rem; }
-p { margin: .5rem 0; max-width: 62rem; } ul { margin: .4rem 0; padding-left: 1.3rem; max-width: 62rem; }
+p { margin: .5rem 0; max-width: 62rem; } p.notice { max-width: none; }
+ul { margin: .4rem 0; padding-left: 1.3rem; max-width: 62rem; }
 li { margin: .2rem 0; overflow-wrap: anywhere; }
 .lead { font-size: 1.08rem; } .quiet, small { color: var(--quiet); } small { font-size: .8rem; }
 .notice { border: 1px solid #b45309; border-left-width: 6px; background: #fff8eb; padding: .5rem .9rem;
@@ -168,6 +169,7 @@ tbody th { font-weight: 500; } tr.marked { background: #eaf1ff; } tr.marked th {
 td small { display: block; line-height: 1.25; }
 table.named tr > :nth-child(2) { text-align: left; }
 table.left td, table.left th { text-align: left; white-space: normal; overflow-wrap: anywhere; }
+.sortable thead th { white-space: normal; }
 .sortable tbody th { min-width: 15rem; }
 .sortable thead th { position: sticky; top: 0; background: #fff; }
 .sortable button { font: inherit; font-weight: 600; border: 0; background: none; padding: 0;
@@ -206,7 +208,7 @@ footer { margin-top: 3rem; border-top: 1px solid var(--line); padding-top: .6rem
   max-height: none; }
   h2, h3, figcaption { break-after: avoid; } tr, figure, .verdict { break-inside: avoid; }
   .tiles { grid-template-columns: repeat(4, 1fr); } .charts { grid-template-columns: 1fr 1fr; }
-  * { print-color-adjust: exact; -webkit-print-color-adjust: exact; } .sortable tbody th { min-width: 15rem; }
-.sortable thead th { position: static; }
+  * { print-color-adjust: exact; -webkit-print-color-adjust: exact; }
+  .sortable thead th { position: static; }
 }
 """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import get_args
 
 import numpy as np
@@ -14,6 +15,7 @@ from tagmask.reporting.page import Html, join, picture, table, tag
 
 __all__ = ["charts", "gallery"]
 
+_SMALLEST = 64
 _HEADINGS = {
     "best": "Best positive slices",
     "median": "Median positive slices",
@@ -22,8 +24,8 @@ _HEADINGS = {
 }
 
 
-def gallery(evaluation: Evaluation, most: int) -> Html:
-    """Show at most `most` slices, evenly by kind: image, truth, score map, mask."""
+def gallery(evaluation: Evaluation, most: int, room: int) -> Html:
+    """Show at most `most` slices, evenly by kind, in at most some `room` bytes: image, truth, score map, mask."""
     groups = {kind: [p for p in evaluation.panels if p.choice.kind == kind] for kind in get_args(Kind)}
     each = max(1, most // len(groups))
     pieces: list[Html] = [tag("h3", "Slices")]
@@ -35,7 +37,10 @@ def gallery(evaluation: Evaluation, most: int) -> Html:
         )
     for kind, panels in groups.items():
         if panels:
-            pieces += [tag("h3", _HEADINGS[kind]), *(_figure(p, evaluation) for p in panels[:each])]
+            pieces += [
+                tag("h3", _HEADINGS[kind]),
+                *(_fitted(p, evaluation, room // most) for p in panels[:each]),
+            ]
     return join(pieces)
 
 
@@ -43,10 +48,23 @@ def _key(colour: str) -> Html:
     return tag("span", class_="key", style=f"border-color:{colour};background:{colour}66")
 
 
+def _fitted(panel: Panel, evaluation: Evaluation, room: int) -> Html:
+    """Show one slice; where it would be too large a part of the file, every other pixel of it, or fewer."""
+    figure = _figure(panel, evaluation)
+    while len(figure) > room and max(panel.truth.shape) > _SMALLEST:
+        fields = ("image", "truth", "mask", "score")
+        halves = {k: None if (a := getattr(panel, k)) is None else a[::2, ::2] for k in fields}
+        panel = replace(panel, **halves)
+        figure = _figure(panel, evaluation)
+    return figure
+
+
 def _figure(panel: Panel, evaluation: Evaluation) -> Html:
     """Show one slice in four pictures."""
     choice = panel.choice
-    name = f"{choice.case}, slice {choice.slice}"
+    alone = sum(row.case == choice.case for row in evaluation.slices) == 1
+    where = "" if alone else f", slice {choice.slice}"
+    name = choice.case + where
     facts = f"lesion {choice.truth_pixels:,} px, mask {choice.mask_pixels:,} px"
     dice = f"Dice {number(choice.dice, 2)}, " if choice.kind != "negative" else ""
     image = panel.image if panel.image is not None else np.zeros(panel.truth.shape, np.uint8)
@@ -67,7 +85,7 @@ def _figure(panel: Panel, evaluation: Evaluation) -> Html:
         _score(panel, name, evaluation.threshold(choice.case, choice.slice)),
         tag("div", found, "mask" if choice.mask_pixels else "mask: empty", class_="tile"),
     ]
-    caption = tag("figcaption", tag("strong", choice.case), f", slice {choice.slice}: {dice}{facts}")
+    caption = tag("figcaption", tag("strong", choice.case), f"{where}: {dice}{facts}")
     return tag("figure", caption, tag("div", *tiles, class_="tiles"))
 
 

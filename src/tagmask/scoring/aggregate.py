@@ -182,9 +182,9 @@ def summarise(
     Returns
     -------
     dict
-        ["image" | "patient" | "pooled"][metric] = value, low, high, n (in the mean), excluded (undefined), penalised.
-        "image" is the mean over slices, "patient" the mean over patients (counts pooled within one; HD95 and AUPRC
-        averaged within one), "pooled" is taken of all pixels together.
+        ["image" | "patient" | "pooled"][metric] = value, low, high, n (in the mean), excluded (undefined),
+        penalised. "image" is the mean over slices, "patient" the mean over patients (counts pooled within
+        one; HD95 and AUPRC averaged within one), "pooled" is taken of all pixels together.
     """
     g = _Grouped.of(records)
     penalised = sum(r.hd95_status in ("penalised", "zero") for r in records)
@@ -216,7 +216,8 @@ def summarise(
 
 def _quotient(totals: np.ndarray) -> np.ndarray:
     """Mean from (sum, number), (B, 2) to (B,)."""
-    return np.divide(totals[:, 0], totals[:, 1], out=np.full(len(totals), _NAN), where=totals[:, 1] > 0)
+    undefined = np.full(len(totals), _NAN)
+    return np.asarray(np.divide(totals[:, 0], totals[:, 1], out=undefined, where=totals[:, 1] > 0))
 
 
 def _entry(interval: Interval, known: np.ndarray, penalised: int) -> dict[str, float | int]:
@@ -251,7 +252,7 @@ def image_level(
     draws: int = 2000,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Say how well whole slices are told apart: by the method's score, by their position alone, by non-empty masks.
+    """Say how well whole slices are told apart: by score, by position alone, by non-empty masks.
 
     Parameters
     ----------
@@ -265,7 +266,8 @@ def image_level(
     Returns
     -------
     dict
-        See summary.json. The truth is the tags where every slice has one, else whether the slice's mask is empty.
+        See summary.json. The truth is the tags where every slice has one, else whether the slice's mask is
+        empty.
     """
     records = rows["method"]
     tagged = all(r.tag is not None for r in records)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
@@ -11,17 +12,20 @@ from typing import Any
 import numpy as np
 
 from tagmask.curves import PooledScores, average_precision
-from tagmask.errors import ConfigError
+from tagmask.errors import ConfigError, InputError
 from tagmask.metrics import counts, hd95
-from tagmask.scoring.aggregate import SliceRecord, summarise
+from tagmask.scoring.aggregate import PER_PATIENT, PER_SLICE, SliceRecord, image_level, per_patient, summarise
 from tagmask.scoring.matching import SliceInfo
 from tagmask.scoring.protocol import EvaluateSettings
-from tagmask.scoring.rivals import LoadedCase, Row
-from tagmask.scoring.trivial import relative_positions
+from tagmask.scoring.rivals import Filled, LoadedCase, Row
+from tagmask.scoring.scoreboard import FLAT, flat, markdown, write_csv, write_text
+from tagmask.scoring.trivial import PositionPrior
 
 __all__ = ["SUBSETS", "Ledger"]
 
 SUBSETS = ("positives", "mixed")
+PR_CURVE = ("row", "subset", "recall", "precision", "threshold")
+"""Columns of pr_curve.csv."""
 _BODY = 0.025
 """Share of a case's grey range above which a pixel is body: the papers' "> -0.95" in [-1, 1]."""
 _CURVE_POINTS = 400
@@ -54,7 +58,6 @@ class Ledger:
     score_from: str
     records: dict[str, list[SliceRecord]] = field(init=False)
     failed: list[tuple[str, str]] = field(default_factory=list)
-    files: dict[str, dict[str, Any]] = field(default_factory=dict)
     units: set[str] = field(default_factory=set)
     unlisted: int = 0
     below_min_area: int = 0
@@ -63,29 +66,42 @@ class Ledger:
         self.records = {row.row: [] for row in self.rows}
         self._pools = {(row.row, subset): PooledScores() for row in self.rows for subset in SUBSETS}
 
-    def enter(self, case: LoadedCase, position: float | None = None) -> None:
-        """Enter every slice of a case.
+    def enter(self, case: LoadedCase) -> None:
+        """Enter every slice of a case that counts, under every row.
 
-        Parameters
-        ----------
-        case
-            With its image where the settings ask for the body.
-        position
-            Where a single picture lies among its patient's, 0 .. 1; volumes know by themselves.
+        Raises
+        ------
+        ConfigError
+            The settings ask for the body, and the case has no image.
         """
         body = self._body(case)
         kept = self._kept(case, body)
-        if not kept:
-            return
-        places = relative_positions(np.arange(case.depth))
-        if case.depth == 1 and position is not None:
-            places = np.array([position])
-        for row in self.rows:
-            mask, score = row.fill(case)
-            for k, info in kept:
-                self._enter_slice(case, row.row, k, info, float(places[k]), mask, score, body)
+        for row in self.rows if kept else ():
+            filled = row.fill(case)
+            for k in kept:
+                self._enter_slice(case, row.row, k, filled, body)
 
-    def _kept(self, case: LoadedCase, body: np.ndarray | None) -> list[tuple[int, SliceInfo]]:
+    def check(self, where: Path) -> None:
+        """Refuse an evaluation of nothing, and one by tags without tags.
+
+        Raises
+        ------
+        InputError, ConfigError
+        """
+        records = self.records["method"]
+        if not records:
+            first = f"The first problem: {self.failed[0][0]}: {self.failed[0][1]}" if self.failed else ""
+            raise InputError(
+                f"no slice could be evaluated; {len(self.failed)} cases failed, {self.below_min_area} slices "
+                f"show too little of the target, {self.unlisted} are in no table.",
+                where=where,
+                repair=first or "Lower min_area_frac, or check the table.",
+            )
+        if self.settings.positives == "tag" and all(r.tag is None for r in records):
+            repair = 'Give a table with tags, or positives = "truth".'
+            raise ConfigError("no slice has a tag.", where="evaluate.positives", repair=repair)
+
+    def _kept(self, case: LoadedCase, body: np.ndarray | None) -> list[int]:
         """Slices that the tables list and that show enough of the target."""
         kept = []
         for k, info in enumerate(case.info):
@@ -97,7 +113,7 @@ class Ledger:
             if case.cut(case.truth, k).sum() < self.settings.min_area_frac * size:
                 self.below_min_area += 1
                 continue
-            kept.append((k, info))
+            kept.append(k)
         return kept
 
     def _body(self, case: LoadedCase) -> np.ndarray | None:
@@ -114,50 +130,51 @@ class Ledger:
         return np.asarray(case.image.mean(axis=0) > _BODY, dtype=bool)
 
     def _enter_slice(
-        self,
-        case: LoadedCase,
-        row: str,
-        k: int,
-        info: SliceInfo,
-        position: float,
-        mask: np.ndarray,
-        score: np.ndarray | None,
-        body: np.ndarray | None,
+        self, case: LoadedCase, row: str, k: int, filled: Filled, body: np.ndarray | None
     ) -> None:
-        truth, pred = case.cut(case.truth, k), case.cut(mask, k)
-        flat = None if score is None else case.cut(score, k)
+        """Enter one slice of one row."""
+        info = case.info[k]
+        assert info is not None
+        truth, pred = case.cut(case.truth, k), case.cut(filled[0], k)
+        score = None if filled[1] is None else case.cut(filled[1], k)
+        positive = info.tag == 1 if self.settings.positives == "tag" else bool(truth.any())
+        inside = None if body is None or self.settings.ap_over == "image" else case.cut(body, k)
+        area, area_status = self._area(row, positive, score, truth, inside)
         spacing = case.study.spacing
         in_plane = None if spacing is None else [s for a, s in enumerate(spacing) if a != case.axis]
         self.units.add("px" if in_plane is None else "mm")
-        positive = info.tag == 1 if self.settings.positives == "tag" else bool(truth.any())
-        inside = (
-            case.cut(body, k) if body is not None and self.settings.ap_over == "body" else np.ones_like(truth)
-        )
-        area, area_status = float("nan"), "no_scores"
-        if flat is not None:
-            area, area_status = average_precision(flat[inside], truth[inside])
-            if area_status != "not_finite" and np.isfinite(flat).all():
-                for subset in SUBSETS[0 if positive else 1 :]:
-                    self._pools[row, subset].add(flat[inside], truth[inside])
         distance, distance_status = hd95(pred, truth, in_plane, self.settings.empty_hd)
-        self.records[row].append(
-            SliceRecord(
-                row=row,
-                case=case.study.id,
-                slice=k,
-                patient=info.patient,
-                tag=info.tag,
-                tag_source=info.tag_source,
-                positive=positive,
-                position=position,
-                score=self._image_score(info, pred, flat) if row == "method" else float("nan"),
-                counts=counts(pred, truth),
-                hd95=distance,
-                hd95_status=distance_status,
-                ap=area,
-                ap_status=area_status,
-            )
+        record = SliceRecord(
+            row=row,
+            case=case.study.id,
+            slice=k,
+            patient=info.patient,
+            tag=info.tag,
+            tag_source=info.tag_source,
+            positive=positive,
+            position=float(case.positions[k]),
+            score=self._image_score(info, pred, score) if row == "method" else float("nan"),
+            counts=counts(pred, truth),
+            hd95=distance,
+            hd95_status=distance_status,
+            ap=area,
+            ap_status=area_status,
         )
+        self.records[row].append(record)
+
+    def _area(
+        self, row: str, positive: bool, score: np.ndarray | None, truth: np.ndarray, inside: np.ndarray | None
+    ) -> tuple[float, str]:
+        """Average precision of a slice, which joins the pooled curves too."""
+        if score is None:
+            return float("nan"), "no_scores"
+        if inside is not None:
+            score, truth = score[inside], truth[inside]
+        if not np.isfinite(score).all():
+            return float("nan"), "not_finite"
+        for subset in SUBSETS[0 if positive else 1 :]:
+            self._pools[row, subset].add(score, truth)
+        return average_precision(score, truth)
 
     def _image_score(self, info: SliceInfo, pred: np.ndarray, score: np.ndarray | None) -> float:
         """Image-level score of the method, from where it can be had."""
@@ -202,16 +219,19 @@ class Ledger:
             "rows": lines,
         }
 
+    def image_level(self, prior: PositionPrior) -> dict[str, Any]:
+        """Give the image level of summary.json, beside the rule that knows the position only."""
+        draws, seed = self.settings.draws, self.settings.seed
+        return image_level(self.records, prior, self.score_from, draws=draws, seed=seed)
+
     def curves(self) -> list[dict[str, object]]:
         """Give the lines of pr_curve.csv: each pooled curve, thinned evenly."""
         lines: list[dict[str, object]] = []
         for (row, subset), pool in self._pools.items():
             precisions, recalls, thresholds = pool.curve()
-            picks = (
-                np.unique(np.linspace(0, len(recalls) - 1, _CURVE_POINTS).round().astype(int))
-                if len(recalls)
-                else []
-            )
+            if not len(recalls):
+                continue
+            picks = np.unique(np.linspace(0, len(recalls) - 1, _CURVE_POINTS).round().astype(int))
             for i in picks:
                 numbers = {"recall": recalls[i], "precision": precisions[i], "threshold": thresholds[i]}
                 lines.append({"row": row, "subset": subset, **{k: float(v) for k, v in numbers.items()}})
@@ -228,6 +248,13 @@ class Ledger:
             "score_not_finite": sum(r.ap_status == "not_finite" for r in records),
         }
 
-    def note_files(self, case: str, **files: Path | Sequence[Path] | None) -> None:
-        """Remember the files of a case for the report."""
-        self.files[case] = dict(files)
+    def write(self, out: Path, summary: dict[str, Any]) -> None:
+        """Write the files of an evaluation, summary.json last."""
+        write_csv(out / "per_slice.csv", PER_SLICE, (r.cells() for rs in self.records.values() for r in rs))
+        subsets = [(row.row, subset) for row in self.rows for subset in SUBSETS]
+        patients = (line for row, s in subsets for line in per_patient(self.subset(row, s), row, s))
+        write_csv(out / "per_patient.csv", PER_PATIENT, patients)
+        write_csv(out / "pr_curve.csv", PR_CURVE, self.curves())
+        write_csv(out / "summary.csv", FLAT, flat(summary))
+        write_text(out / "summary.md", markdown(summary))
+        write_text(out / "summary.json", json.dumps(summary, indent=1, ensure_ascii=False) + "\n")

@@ -13,8 +13,8 @@ import numpy as np
 
 from tagmask.errors import InputError, TableError
 from tagmask.io import case_files, stem
-from tagmask.table import Case, read_table
 from tagmask.scoring.trivial import relative_positions
+from tagmask.table import Case, by_study, read_table
 
 __all__ = [
     "Results",
@@ -82,9 +82,10 @@ class Results:
     slices: dict[str, list[dict[str, str]]]
 
     @property
-    def tags_given(self) -> bool:
-        """Whether the method was handed the tag of any of these slices."""
-        return any(line.get("tag_source") == "given" for lines in self.slices.values() for line in lines)
+    def reads(self) -> str:
+        """What the method was allowed to see: its training, and tags of these slices if it was handed any."""
+        given = any(line.get("tag_source") == "given" for lines in self.slices.values() for line in lines)
+        return str(self.manifest.get("reads", "tags")) + (", tags of these slices" if given else "")
 
     @property
     def title(self) -> str:
@@ -188,8 +189,8 @@ def truth_cases(truth: Path, table: Path | None = None, *, tag: str = "label") -
     Parameters
     ----------
     truth
-        A CSV with a column mask; a data folder with labels.csv (or one per split) and the masks in a folder masks/<split>
-        beside it; or a plain folder of masks.
+        A CSV with a column mask; a data folder with labels.csv (or one per split) and the masks in a folder
+        masks/<split> beside it; or a plain folder of masks.
     table
         Tags, patients and slices for a plain folder of masks; a CSV or a data folder.
     tag
@@ -205,13 +206,12 @@ def truth_cases(truth: Path, table: Path | None = None, *, tag: str = "label") -
         raise InputError(
             "there is no such file or folder.", where=truth, repair="Give masks, a table, or a data folder."
         )
-    split_tables = truth.is_dir() and any(truth.glob("*/labels.csv"))
-    if truth.is_file() or split_tables or (truth / "labels.csv").is_file():
-        source = truth / "labels.csv" if (truth / "labels.csv").is_file() else truth
-        found = _from_table(read_table(source, tag=tag), source)
+    listed = truth.is_file() or (truth / "labels.csv").is_file() or any(truth.glob("*/labels.csv"))
+    if listed:
+        found = _from_table(read_table(truth, tag=tag))
     else:
-        rows = _rows_by_study(read_table(table, tag=tag)) if table is not None else {}
-        found = {i: _case(i, path, rows.get(i, ())) for i, path in _by_stem(truth).items()}
+        rows = by_study(read_table(table, tag=tag)) if table is not None else {}
+        found = {i: _case(i, path, rows.get(i, [])) for i, path in _by_stem(truth).items()}
     if not found:
         raise InputError(
             "no masks were found.",
@@ -221,25 +221,18 @@ def truth_cases(truth: Path, table: Path | None = None, *, tag: str = "label") -
     return found
 
 
-def _rows_by_study(cases: Sequence[Case]) -> dict[str, tuple[Case, ...]]:
-    rows: dict[str, list[Case]] = {}
-    for case in cases:
-        rows.setdefault(case.study, []).append(case)
-    return {study: tuple(r) for study, r in rows.items()}
+def _case(name: str, mask: Path, rows: Sequence[Case]) -> TruthCase:
+    return TruthCase(name, mask, rows[0].images if rows else (), tuple(rows))
 
 
-def _case(name: str, mask: Path, rows: tuple[Case, ...]) -> TruthCase:
-    return TruthCase(name, mask, rows[0].images if rows else (), rows)
-
-
-def _from_table(cases: Sequence[Case], source: Path) -> dict[str, TruthCase]:
+def _from_table(cases: Sequence[Case]) -> dict[str, TruthCase]:
     """Cases of a table whose mask is named in it, or lies in masks/<split> beside the split's folder."""
     roots: dict[Path, dict[str, Path]] = {}
     found: dict[str, TruthCase] = {}
-    for study, rows in _rows_by_study(cases).items():
+    for study, rows in by_study(cases).items():
         mask = rows[0].mask
         if mask is None:
-            home = source.parent if source.is_file() else source / (rows[0].split or "")
+            home = rows[0].source.resolve().parent
             root = home.parent / "masks" / home.name
             if root not in roots:
                 roots[root] = _by_stem(root) if root.is_dir() else {}

@@ -25,8 +25,8 @@ class EvaluateSettings:
     positives
         What makes a slice positive: "truth", a non-empty mask, or "tag", its tag.
     min_area_frac
-        Slices whose target covers less than this share of the slice are dropped (0.05 in the papers' CHAOS protocol).
-        Slices without target go too.
+        Slices whose target covers less than this share of the slice are dropped (0.05 in the papers' CHAOS
+        protocol). Slices without target go too.
     area_of
         What the share is of: "slice", or "body", the pixels above 2.5 % of the case's grey range.
     empty_hd

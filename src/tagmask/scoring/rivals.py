@@ -1,17 +1,19 @@
-"""The rows of the table: the method, and beside it what knows next to nothing, each stamped with what it read."""
+"""The rows of the table: the method, and what knows next to nothing, each stamped with what it read."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from tagmask.errors import InputError
 from tagmask.masks import otsu
 from tagmask.prepared import Prepared
 from tagmask.scoring.matching import SliceInfo
-from tagmask.scoring.trivial import BrightRule, BrightSearch, MeanMask, PositionPrior, relative_positions
+from tagmask.scoring.trivial import BrightSearch, MeanMask, PositionPrior
 from tagmask.slices import SliceSettings, join, split
 from tagmask.types import Study
 
@@ -19,11 +21,10 @@ __all__ = [
     "Filled",
     "LoadedCase",
     "Row",
-    "bright_row",
+    "intensity_rows",
     "mean_mask_rows",
     "plain_rows",
     "position_prior",
-    "search",
 ]
 
 Filled = tuple[np.ndarray, np.ndarray | None]
@@ -46,6 +47,8 @@ class LoadedCase:
         The source, scaled by its minimum and maximum.
     info
         What tables say of each slice; None for a slice that they do not list.
+    positions : (D,) float
+        Where in its volume each slice lies, 0 .. 1; for a single picture, among its patient's.
     """
 
     study: Study
@@ -55,6 +58,7 @@ class LoadedCase:
     scores: np.ndarray | None
     image: np.ndarray | None
     info: list[SliceInfo | None]
+    positions: np.ndarray
 
     @property
     def depth(self) -> int:
@@ -63,7 +67,7 @@ class LoadedCase:
 
     def cut(self, volume: np.ndarray, index: int) -> np.ndarray:
         """Give a view of one slice of an (..., I, J, K) volume."""
-        return volume[(..., *(slice(None),) * self.axis, index, *(slice(None),) * (2 - self.axis))]
+        return np.moveaxis(volume, self.axis - 3, -1)[..., index]
 
     def each_slice(self, rule: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]) -> Filled:
         """Apply a rule on pictures (C, H, W), giving mask and score (H, W), to every slice of the image."""
@@ -129,7 +133,43 @@ def _otsu(picture: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return grey > otsu(grey), grey
 
 
-def search(cases: Iterable[LoadedCase]) -> BrightSearch:
+def intensity_rows(
+    test: Iterable[LoadedCase], val: Iterable[LoadedCase], where: Path | None
+) -> tuple[list[Row], list[str]]:
+    """Give the rows of the best intensity rule: chosen on val masks, and on the very masks it is scored on.
+
+    Parameters
+    ----------
+    test, val
+        Cases with their images; no val cases, no such row.
+    where
+        The val set, for messages.
+
+    Returns
+    -------
+    rows, notes
+        The notes say which rows are absent and why.
+
+    Raises
+    ------
+    InputError
+        A val set without a picture that shows the target.
+    """
+    rows: list[Row] = []
+    if where is not None:
+        found = _search(val)
+        if not found.slices:
+            what = "no slice with an image shows the target."
+            raise InputError(what, where=where, repair="Give a val set with images and masks.")
+        rows.append(_bright_row("intensity_val", "best intensity threshold", "val masks", found))
+    found = _search(test)
+    if found.slices:
+        rows.append(_bright_row("intensity_oracle", "intensity oracle", "test masks", found))
+    absent = "The best intensity threshold is absent: no val set was given to choose it on."
+    return rows, [] if where is not None else [absent]
+
+
+def _search(cases: Iterable[LoadedCase]) -> BrightSearch:
     """Try every intensity rule on the slices of some cases that show the target. It reads their masks."""
     found = BrightSearch()
     for case in cases:
@@ -141,7 +181,7 @@ def search(cases: Iterable[LoadedCase]) -> BrightSearch:
     return found
 
 
-def bright_row(key: str, title: str, reads: str, found: BrightSearch) -> Row:
+def _bright_row(key: str, title: str, reads: str, found: BrightSearch) -> Row:
     """Give the row of the best rule of a search."""
     rule, value = found.best()
     chosen = {
@@ -150,11 +190,7 @@ def bright_row(key: str, title: str, reads: str, found: BrightSearch) -> Row:
         "dice_where_chosen": value,
         "slices": found.slices,
     }
-
-    def fill(case: LoadedCase, rule: BrightRule = rule) -> Filled:
-        return case.each_slice(rule.apply)
-
-    return Row(key, title, reads, fill, chosen)
+    return Row(key, title, reads, lambda case: case.each_slice(rule.apply), chosen)
 
 
 def mean_mask_rows(prepared: Prepared) -> list[Row]:
@@ -163,10 +199,10 @@ def mean_mask_rows(prepared: Prepared) -> list[Row]:
     Raises
     ------
     InputError
-        The folder was not prepared supervised.
+        The folder was not prepared supervised, or has no train split.
     """
     masks, index = prepared.masks(), _train(prepared)
-    masks, positions = np.asarray(masks[index]), _positions(prepared, index)
+    masks, positions = np.asarray(masks[index]), np.nan_to_num(prepared.positions[index], nan=0.5)
     rows = []
     for key, title, bins in (
         ("mean_train_mask", "mean of the train masks", 1),
@@ -179,12 +215,12 @@ def mean_mask_rows(prepared: Prepared) -> list[Row]:
 
 
 def _mean_filler(mean: MeanMask, settings: SliceSettings) -> Callable[[LoadedCase], Filled]:
-    """Bring the map of each slice to a case's grid; pictures of unknown position get the middle's."""
+    """Bring the map of each slice to a case's grid."""
     cut = SliceSettings(plane=settings.plane, size=settings.size, normalise="window", window=(0, 1))
 
     def fill(case: LoadedCase) -> Filled:
         grid = split(case.study, cut, only=[]).grid
-        score = join(mean.at(relative_positions(np.arange(grid.depth))), grid)
+        score = join(mean.at(case.positions), grid)
         return score > mean.threshold, score
 
     return fill
@@ -195,18 +231,21 @@ def position_prior(prepared: Prepared | None) -> PositionPrior:
     if prepared is None:
         return PositionPrior()
     index = _train(prepared)
-    tags = np.asarray(prepared.labels)[index]
-    known = tags >= 0
-    if not known.any():
-        return PositionPrior()
-    return PositionPrior.fit(_positions(prepared, index)[known], tags[known])
+    tags, positions = prepared.labels[index], prepared.positions[index]
+    known = (tags >= 0) & np.isfinite(positions)
+    return PositionPrior.fit(positions[known], tags[known]) if known.any() else PositionPrior()
 
 
 def _train(prepared: Prepared) -> np.ndarray:
-    """Rows (N,) of the train split."""
-    return np.asarray(prepared.split_indices("train"))
+    """Rows (N,) of the train split.
 
-
-def _positions(prepared: Prepared, rows: np.ndarray) -> np.ndarray:
-    """Where in its volume, or among its patient's pictures, each of these rows (N,) lies, 0 .. 1."""
-    return np.array([float(prepared.index[i]["position"]) for i in rows])
+    Raises
+    ------
+    InputError
+        There is none.
+    """
+    index = prepared.split_indices("train")
+    if not len(index):
+        what = "the prepared folder has no train split."
+        raise InputError(what, where=prepared.path, repair="Give the folder that the method was trained on.")
+    return index

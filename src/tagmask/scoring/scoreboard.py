@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from tagmask.scoring.aggregate import cell
 from tagmask.errors import InputError
 from tagmask.io import atomic_write
+from tagmask.scoring.aggregate import cell
 
 __all__ = ["FLAT", "combine", "combined_markdown", "flat", "markdown", "plain", "write_csv", "write_text"]
 
@@ -58,7 +58,7 @@ def flat(summary: Mapping[str, Any]) -> list[dict[str, object]]:
 
 
 def combine(summaries: Sequence[Mapping[str, Any] | Path]) -> list[dict[str, object]]:
-    """Put several evaluations of one set side by side, as noise seeds: mean and standard deviation of each number.
+    """Average each number over several evaluations of one set, such as noise seeds.
 
     Parameters
     ----------
@@ -68,8 +68,8 @@ def combine(summaries: Sequence[Mapping[str, Any] | Path]) -> list[dict[str, obj
     Returns
     -------
     list of dict
-        row, title, reads, subset, per, metric, mean, sd (n - 1), runs, unit; undefined numbers are NaN and left out of
-        the mean.
+        row, title, reads, subset, per, metric, mean, sd (n - 1), runs, unit; undefined numbers are NaN and
+        left out of the mean.
 
     Raises
     ------
@@ -82,8 +82,7 @@ def combine(summaries: Sequence[Mapping[str, Any] | Path]) -> list[dict[str, obj
     for other in read[1:]:
         if (other["slices"], other["truth"]) != (read[0]["slices"], read[0]["truth"]):
             raise InputError(
-                f"{other['results']} was evaluated on {other['slices']['evaluated']} slices of {other['truth']}, "
-                f"{read[0]['results']} on {read[0]['slices']['evaluated']} of {read[0]['truth']}.",
+                f"{_of(other)}, but {_of(read[0])}.",
                 repair="Combine evaluations of the same slices with the same settings only.",
             )
     keys = ("row", "subset", "per", "metric")
@@ -99,6 +98,11 @@ def combine(summaries: Sequence[Mapping[str, Any] | Path]) -> list[dict[str, obj
         head = {k: group[0][k] for k in ("row", "title", "reads", "subset", "per", "metric")}
         lines.append({**head, "mean": mean, "sd": sd, "runs": len(values), "unit": group[0]["unit"]})
     return lines
+
+
+def _of(summary: Mapping[str, Any]) -> str:
+    """Say what was evaluated on what."""
+    return f"{summary['results']} has {summary['slices']['evaluated']} slices of {summary['truth']}"
 
 
 _COLUMNS = (
@@ -118,7 +122,7 @@ def markdown(summary: Mapping[str, Any]) -> str:
     slices, unit = summary["slices"], summary["hd95"]["unit"]
     out = ["# Evaluation", "", f"{summary['results']} against {summary['truth']}.", ""]
     out += [
-        f"{slices['evaluated']} slices of {summary['patients']} patients, {slices['positives']} of them positive."
+        f"{slices['evaluated']} slices of {summary['patients']} patients, {slices['positives']} positive."
     ]
     for subset in ("positives", "mixed"):
         out += ["", f"## {'Positive slices only' if subset == 'positives' else 'All slices (mixed)'}", ""]
@@ -126,30 +130,25 @@ def markdown(summary: Mapping[str, Any]) -> str:
         for row in summary["rows"]:
             cells = [_shown(row[subset][per].get(metric), metric) for per, metric, _ in _COLUMNS]
             out.append(f"| {' | '.join([row['title'], row['reads'], *cells])} |")
-    level = summary["image_level"]
-    out += [
-        "",
-        "## Whole images",
-        "",
-        f"ROC AUC against {level['against']}, {level['positives']} of {level['n']} positive.",
-        "",
-    ]
-    out += _table(["row", "reads", "AUC"])
-    title = next(r["title"] for r in summary["rows"] if r["row"] == "method")
+    out += ["", "## Whole images", "", *_image_tables(summary), "", *_footnotes(summary)]
+    return "\n".join(out) + "\n"
+
+
+def _image_tables(summary: Mapping[str, Any]) -> list[str]:
+    """Give the tables of image-level scores and of detection by non-empty masks."""
+    level, rows = summary["image_level"], {r["row"]: r for r in summary["rows"]}
+    method, place = level["method"], level["position"]
+    out = [f"ROC AUC against {level['against']}, {level['positives']} of {level['n']} positive.", ""]
+    out += _table(["row", "score", "reads", "AUC"])
     out.append(
-        f"| {title} | {level['method']['score']} | {_shown({**level['method'], 'value': level['method']['auc']}, 'auc')} |"
+        f"| {rows['method']['title']} | {method['score']} | {rows['method']['reads']} | {_auc(method)} |"
     )
-    place = level["position"]
-    out.append(
-        f"| slice position alone | {place['fit']} | {_shown({**place, 'value': place['auc']}, 'auc')} |"
-    )
+    out.append(f"| slice position alone | position in the volume | {place['fit']} | {_auc(place)} |")
     out += ["", *_table(["row", "sensitivity of a non-empty mask", "false-positive rate"])]
-    titles = {r["row"]: r["title"] for r in summary["rows"]}
     for found in level["detection"]:
         rates = [_shown({"value": found[k]}, k) for k in ("sensitivity", "false_positive_rate")]
-        out.append(f"| {' | '.join([titles[found['row']], *rates])} |")
-    out += ["", *_footnotes(summary)]
-    return "\n".join(out) + "\n"
+        out.append(f"| {' | '.join([rows[found['row']]['title'], *rates])} |")
+    return out
 
 
 def _table(columns: Sequence[str]) -> list[str]:
@@ -160,7 +159,7 @@ def _table(columns: Sequence[str]) -> list[str]:
 def _shown(cell: Mapping[str, Any] | None, metric: str) -> str:
     """Show value [low, high], and for HD95 what was left out."""
     if cell is None or cell["value"] is None or not math.isfinite(cell["value"]):
-        return "–" if metric != "hd95" or not cell else f"– ({cell['excluded']} excluded)"
+        return "-" if metric != "hd95" or not cell else f"- ({cell['excluded']} excluded)"
     digits = 1 if metric == "hd95" else 3
     text = f"{cell['value']:.{digits}f}"
     if cell.get("low") is not None and math.isfinite(cell["low"]):
@@ -170,11 +169,16 @@ def _shown(cell: Mapping[str, Any] | None, metric: str) -> str:
     return text
 
 
+def _auc(level: Mapping[str, Any]) -> str:
+    """Show an AUC with its interval."""
+    return _shown({**level, "value": level["auc"]}, "auc")
+
+
 def _footnotes(summary: Mapping[str, Any]) -> list[str]:
     """Say the conventions, what was warned of, and what is missing."""
     notes = [
-        "Dice, IoU, HD95, AUPRC, precision and recall are means over slices unless the column says otherwise; brackets are "
-        "95 % bootstrap intervals over patients. An empty mask on an empty truth counts 1 in Dice and IoU.",
+        "Numbers are means over slices unless the column says otherwise; brackets are 95 % bootstrap "
+        "intervals over patients. An empty mask on an empty truth counts 1 in Dice and IoU.",
         f"HD95 pools both directed distances; with one mask empty: {summary['hd95']['empty']}.",
     ]
     cases = summary["cases"]
@@ -207,7 +211,7 @@ def combined_markdown(lines: Sequence[Mapping[str, Any]]) -> str:
         for row in dict.fromkeys(c["row"] for c in lines if c["subset"] == subset):
             first = next(c for c in lines if c["row"] == row)
             found = [cells.get((row, subset, per, metric)) for per, metric, _ in _COLUMNS]
-            shown = ["–" if c is None or not math.isfinite(c["mean"]) else _mean_sd(c) for c in found]
+            shown = ["-" if c is None or not math.isfinite(c["mean"]) else _mean_sd(c) for c in found]
             out.append(f"| {' | '.join([first['title'], first['reads'], *shown])} |")
     return "\n".join(out) + "\n"
 

@@ -129,18 +129,18 @@ class MeanMask:
         """
         shown = np.flatnonzero(masks.any(axis=(1, 2)))
         used = shown if bins == 1 else np.arange(len(masks))
-        where = _bin(positions[used], bins)
+        home = _bin(positions[used], bins)
         maps = np.zeros((bins, *masks.shape[1:]), dtype=np.float32)
-        for b in np.unique(where):
-            maps[b] = np.asarray(masks[used[where == b]] > 0).mean(axis=0)
-        scores = {
-            t: _mean_dice(masks, maps > t, shown, _bin(positions, bins)) for t in np.arange(0.05, 0.95, 0.05)
-        }
-        return cls(maps, float(max(scores, key=lambda t: scores[t])))
+        for b in np.unique(home):
+            maps[b] = np.asarray(masks[used[home == b]] > 0).mean(axis=0)
+        where = _bin(positions, bins)
+        scores = {t: _mean_dice(masks, maps > t, shown, where) for t in np.arange(0.05, 0.95, 0.05)}
+        # Among equals the one nearest to a half: the low ones would mark the blur of a resampled edge.
+        return cls(maps, float(max(scores, key=lambda t: (round(scores[t], 9), -abs(t - 0.5)))))
 
     def at(self, positions: np.ndarray) -> np.ndarray:
         """Give the map (D, S, S) float32 for slices at these positions (D,) in [0, 1]."""
-        return self.maps[_bin(positions, len(self.maps))]
+        return np.asarray(self.maps[_bin(positions, len(self.maps))])
 
 
 def _mean_dice(masks: np.ndarray, marks: np.ndarray, rows: np.ndarray, where: np.ndarray) -> float:
@@ -159,7 +159,8 @@ class PositionPrior:
     Parameters
     ----------
     frequency : (bins,) float, optional
-        Share of tag 1 in each part of the volume, in training slices; None: the nearer the middle, the likelier.
+        Share of tag 1 in each part of the volume, in training slices; None: the nearer the middle, the
+        likelier.
     """
 
     frequency: np.ndarray | None = None
@@ -188,7 +189,7 @@ class PositionPrior:
 
 def _bin(positions: np.ndarray, bins: int) -> np.ndarray:
     """Part of the volume, 0 .. bins - 1, of positions in [0, 1]."""
-    return np.clip((np.asarray(positions) * bins).astype(int), 0, bins - 1)
+    return np.asarray(np.clip((np.asarray(positions) * bins).astype(int), 0, bins - 1))
 
 
 def relative_positions(index: np.ndarray) -> np.ndarray:

@@ -1,0 +1,1 @@
+"""The jobs: each reads folders and writes folders. No job imports another; they hand over through the disk."""

@@ -1,0 +1,289 @@
+"""Writing a prepared folder: slice by slice, beside its place, and moved there when it is whole."""
+
+from __future__ import annotations
+
+import csv
+import errno
+import hashlib
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from importlib import metadata
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from tagmask.config import plain
+from tagmask.errors import InputError, ResourceError
+from tagmask.prepared import COLUMNS, FORMAT, VERSION, IndexRow
+from tagmask.slices import SliceSettings
+
+__all__ = ["ArrayFile", "PreparedWriter"]
+
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+class ArrayFile:
+    """A .npy file that grows by rows, so that nothing but the rows at hand is in memory.
+
+    Parameters
+    ----------
+    path
+        A new file.
+    dtype
+        Of the rows.
+    """
+
+    def __init__(self, path: Path, dtype: Any) -> None:
+        self._file = path.open("xb")
+        self._dtype = np.dtype(dtype)
+        self._tail: tuple[int, ...] = ()
+        self.rows = 0
+
+    def append(self, rows: np.ndarray) -> None:
+        """Add rows (n, ...), all of one shape."""
+        if not self.rows:
+            self._tail = rows.shape[1:]
+            self._header()
+        if rows.shape[1:] != self._tail:
+            raise ValueError(f"Expected rows of shape {self._tail}, got {rows.shape[1:]}.")
+        self._file.write(np.ascontiguousarray(rows, dtype=self._dtype).data)
+        self.rows += len(rows)
+
+    def close(self) -> None:
+        """Write the number of rows into the header and flush to the disk."""
+        if self._file.closed:
+            return
+        with self._file:
+            self._file.seek(0)
+            self._header()
+            self._file.flush()
+            os.fsync(self._file.fileno())
+
+    def _header(self) -> None:
+        # NumPy leaves room for the first axis to grow, so the header keeps its length.
+        descr = np.lib.format.dtype_to_descr(self._dtype)
+        fields = {"descr": descr, "fortran_order": False, "shape": (self.rows, *self._tail)}
+        np.lib.format.write_array_header_1_0(self._file, fields)
+
+
+class PreparedWriter:
+    """A prepared folder in the making: a context that leaves a whole folder behind, or nothing.
+
+    Parameters
+    ----------
+    out
+        Where the folder is to appear.
+    settings, tag, supervised
+        As `Prepared` gives them back.
+    record
+        More for settings.json, as plain values.
+    overwrite
+        Whether a prepared folder that is there already may be replaced. Anything else never is.
+
+    Raises
+    ------
+    InputError
+        There is something already, or the place cannot be written to.
+    ResourceError
+        The disk is full.
+    """
+
+    def __init__(
+        self,
+        out: Path,
+        settings: SliceSettings,
+        *,
+        tag: str,
+        supervised: bool,
+        record: Mapping[str, Any] | None = None,
+        overwrite: bool = False,
+    ) -> None:
+        # The folder a link leads to, for a link cannot be replaced by a folder in one step.
+        self.out = Path(os.path.realpath(out))
+        self.fingerprint = ""
+        self._overwrite = overwrite
+        self._temporary = self.out.parent / f".{secrets.token_hex(8)}.tmp"
+        self._settings = {
+            "format": FORMAT,
+            "version": VERSION,
+            "tagmask": _version(),
+            "tag": tag,
+            "supervised": supervised,
+            "slices": plain(settings),
+            **(record or {}),
+        }
+        self._sources: dict[str, str] = {}
+        self._hash = hashlib.sha256(_canonical(self._settings))
+        _refuse_existing(self.out, overwrite)
+
+    def __enter__(self) -> PreparedWriter:
+        try:
+            self.out.parent.mkdir(parents=True, exist_ok=True)
+            self._temporary.mkdir()
+            self._images = ArrayFile(self._temporary / "slices.npy", np.float32)
+            self._masks = (
+                ArrayFile(self._temporary / "masks.npy", np.uint8) if self._settings["supervised"] else None
+            )
+            self._index_file = (self._temporary / "index.csv").open("x", newline="", encoding="utf-8")
+            self._index = csv.writer(self._index_file, lineterminator="\n")
+            self._index.writerow(COLUMNS)
+        except OSError as error:
+            self._clear()
+            raise _explained(error, self.out) from error
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            for file in (self._images, self._masks, self._index_file):
+                with suppress(OSError):
+                    if file is not None:
+                        file.close()
+        finally:
+            self._clear()
+        if isinstance(error, OSError):
+            raise _explained(error, self.out) from error
+
+    @property
+    def rows(self) -> int:
+        """Slices written so far."""
+        return self._images.rows
+
+    def add(
+        self,
+        rows: Sequence[IndexRow],
+        image: np.ndarray,
+        mask: np.ndarray | None = None,
+        *,
+        sources: Mapping[str, str],
+    ) -> None:
+        """Write the slices of one study.
+
+        Parameters
+        ----------
+        rows
+            One for each slice; their `row` is set here.
+        image : (n, C, S, S) float32
+        mask : (n, S, S) bool or uint8, optional
+            For a supervised folder.
+        sources
+            SHA-256 of each file of the study.
+        """
+        if len(rows) != len(image) or (mask is None) != (self._masks is None):
+            raise ValueError("Rows, image and mask do not belong together.")
+        # What counts is the content of files, not where they lie.
+        self._hash.update(_canonical([list(sources.values()), [_line(r)[1:] for r in rows]]))
+        self._sources.update(sources)
+        for number, row in enumerate(rows, self.rows):
+            self._index.writerow(_line({**row, "row": number}))
+        self._images.append(image)
+        if mask is not None and self._masks is not None:
+            self._masks.append(mask)
+
+    def finish(self, problems: Iterable[Sequence[str]] = ()) -> str:
+        """Write what is left and move the folder to its place.
+
+        Parameters
+        ----------
+        problems
+            Lines of problems.csv: level, case, file, what, repair.
+
+        Returns
+        -------
+        str
+            The fingerprint.
+        """
+        if not self.rows:
+            raise ValueError("There is no slice to write.")
+        for array in (self._images, self._masks):
+            if array is not None:
+                array.close()
+        self._index_file.close()
+        self.fingerprint = self._hash.hexdigest()
+        record = {"fingerprint": self.fingerprint, "tagmask": _version(), "sources": self._sources}
+        self._write("settings.json", json.dumps(self._settings, indent=1))
+        self._write("fingerprint.json", json.dumps(record, indent=1))
+        lines = list(problems)
+        if lines:
+            with (self._temporary / "problems.csv").open("x", newline="", encoding="utf-8") as file:
+                csv.writer(file, lineterminator="\n").writerows(
+                    [("level", "case", "file", "what", "repair"), *lines]
+                )
+        self._move()
+        return self.fingerprint
+
+    def _write(self, name: str, text: str) -> None:
+        with (self._temporary / name).open("x", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+
+    def _move(self) -> None:
+        """Put the folder in its place; an older one is kept until the new one is there."""
+        _refuse_existing(self.out, self._overwrite)
+        old = self._temporary.with_suffix(".old")
+        if self.out.is_dir():
+            os.rename(self.out, old)
+        try:
+            os.rename(self._temporary, self.out)
+        except OSError:
+            if old.is_dir():
+                os.rename(old, self.out)
+            raise
+        shutil.rmtree(old, ignore_errors=True)
+
+    def _clear(self) -> None:
+        shutil.rmtree(self._temporary, ignore_errors=True)
+
+
+def _line(row: Mapping[str, Any]) -> list[str]:
+    """Give the fields of index.csv; what is not known is empty."""
+    values = dict(row)
+    position = float(values["position"])
+    values["position"] = "" if np.isnan(position) else f"{position:.6f}"
+    return ["" if values[name] is None else str(values[name]) for name in COLUMNS]
+
+
+def _canonical(value: Any) -> bytes:
+    return json.dumps(value, sort_keys=True, ensure_ascii=True, separators=(",", ":")).encode()
+
+
+def _refuse_existing(out: Path, overwrite: bool) -> None:
+    """Refuse a place that is taken, unless by nothing but an empty folder, or by a prepared one to replace."""
+    if not os.path.lexists(out) or (out.is_dir() and not any(out.iterdir())):
+        return
+    ours = False
+    with suppress(OSError, ValueError, AttributeError):
+        ours = json.loads((out / "settings.json").read_text(encoding="utf-8")).get("format") == FORMAT
+    if ours and overwrite:
+        return
+    what = (
+        "holds prepared slices already" if ours else "is there already and was not made by `tagmask prepare`"
+    )
+    repair = "Choose another folder, or use --overwrite." if ours else "Choose another folder."
+    raise InputError(f"The output {what}.", where=out, repair=repair)
+
+
+def _explained(error: OSError, out: Path) -> InputError | ResourceError:
+    """Turn what the system says into what a person can do."""
+    if error.errno in _FULL:
+        return ResourceError(
+            f"The disk is full ({error.strerror}).", where=out, repair="Free space, or write elsewhere."
+        )
+    return InputError(
+        f"The output cannot be written ({error.strerror}).", where=out, repair="Choose another folder."
+    )
+
+
+def _version() -> str | None:
+    try:
+        return metadata.version("tagmask")
+    except metadata.PackageNotFoundError:
+        return None
