@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import subprocess
 import sys
 
@@ -108,7 +109,7 @@ def test_quarters_hold_everything_once() -> None:
     bounds = figures.quarters(sizes)
     counts = [int(((sizes >= low) & (sizes <= high)).sum()) for low, high in bounds]
     assert sum(counts) == len(sizes)
-    assert all(a[1] < b[0] for a, b in zip(bounds[:-1], bounds[1:], strict=True))
+    assert all(a[1] < b[0] for a, b in itertools.pairwise(bounds))
     assert figures.quarters(np.array([4, 4, 4])) == [(4, 4)]
     assert figures.quarters(np.zeros(0, int)) == []
 

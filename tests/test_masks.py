@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from scipy import ndimage
 from skimage.filters import threshold_otsu
 
 from tagmask.errors import ConfigError
-from tagmask.masks import MaskSettings, binarise, head_foreground, otsu
+from tagmask.masks import MaskSettings, binarise, head_foreground, otsu, separation
 
 
 def maps(*arrays: np.ndarray) -> torch.Tensor:
@@ -187,7 +188,7 @@ def test_settings_out_of_range_are_refused(bad: dict[str, object]) -> None:
         MaskSettings(**bad)  # type: ignore[arg-type]
 
 
-def test_a_real_head_is_covered(shared) -> None:  # type: ignore[no-untyped-def]
+def test_a_real_head_is_covered(shared: Path) -> None:
     """No tumour pixel of the first val patients lies outside the head."""
     from PIL import Image
 
@@ -201,3 +202,16 @@ def test_a_real_head_is_covered(shared) -> None:  # type: ignore[no-untyped-def]
         assert head[truth].all()
         seen += int(truth.any())
     assert seen >= 10
+
+
+def test_separation_is_high_for_one_clear_target_and_nothing_for_no_mask() -> None:
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(2, 1, 32, 32, generator=generator)
+    clear = noise.clone()
+    clear[:, :, 8:14, 8:14] += 20
+    image = torch.zeros(2, 1, 32, 32)
+    settings = MaskSettings()
+    target, chance = (separation(binarise(maps, image, settings)) for maps in (clear, noise))
+    assert (target > 1.5 * chance).all() and (chance > 0).all()
+    assert torch.equal(separation(binarise(torch.zeros(2, 1, 8, 8), image, settings)), torch.zeros(2))
+    assert torch.allclose(separation(binarise(3 * clear + 7, image, settings)), target, rtol=1e-3)

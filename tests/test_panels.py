@@ -75,7 +75,7 @@ def test_a_volume_is_turned_for_display(flips: tuple[int, int]) -> None:
     study, truth = volume(np.diag([*flips, 1, 1]).astype(float))
     scores = truth.astype(np.float32) * 3
     panel = cut(choice(2), study, "axial", truth=truth, mask=~truth, scores=scores)
-    # Rows run from anterior to posterior, columns from right to left, so axes that count to R or A are turned.
+    # Rows run from anterior to posterior, columns from right to left: axes that count to R or A are turned.
     column = 7 - 1 if flips[0] > 0 else 1
     row = 5 - 2 if flips[1] > 0 else 2
     assert panel.truth.shape == (6, 8)

@@ -137,7 +137,7 @@ def test_a_batch_names_its_slices() -> None:
 
 @pytest.mark.parametrize(("permutation", "signs"), AFFINES)
 def test_display_convention(permutation: tuple[int, ...], signs: tuple[int, ...]) -> None:
-    """In each plane, rows run to posterior or inferior, columns to left or posterior, whatever the axes are."""
+    """In each plane, rows run to posterior or inferior, columns to left or posterior, always."""
     shape = [3, 3, 3]
     affine = affine_of(permutation, signs)
     world = np.stack(np.meshgrid(*(range(n) for n in shape), indexing="ij"), axis=-1) @ affine[:3, :3].T

@@ -204,15 +204,15 @@ def _axes(x: str, y: str) -> tuple[Figure, Axes]:
 def _drawn(figure: Figure) -> bytes:
     """Draw a figure; the same figure gives the same bytes."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", metadata={"Software": None}, pil_kwargs={"optimize": True})
+    figure.savefig(buffer, format="png", metadata={"Software": None})
     return buffer.getvalue()
 
 
 def _png(rgb: np.ndarray) -> bytes:
     """Pack (H, W, 3) uint8."""
     buffer = io.BytesIO()
-    options: dict[str, Any] = {"metadata": {"Software": None}, "pil_kwargs": {"optimize": True}}
-    imsave(buffer, np.ascontiguousarray(rgb), format="png", **options)
+    metadata: Any = {"Software": None}
+    imsave(buffer, np.ascontiguousarray(rgb), format="png", metadata=metadata)
     return buffer.getvalue()
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from tagmask.errors import ConfigError
 
-__all__ = ["BinaryMasks", "MaskSettings", "binarise", "head_foreground", "otsu"]
+__all__ = ["BinaryMasks", "MaskSettings", "binarise", "head_foreground", "otsu", "separation"]
 
 _EIGHT = np.ones((3, 3), dtype=bool)
 _BINS = 256
@@ -210,6 +210,24 @@ def binarise(
         threshold=torch.tensor(thresholds, dtype=torch.float32, device=device),
         score_map=torch.from_numpy(np.stack(filtered)[:, None]).to(device),
     )
+
+
+def separation(binary: BinaryMasks) -> Tensor:
+    """How clearly a map falls into mask and rest: the difference of their mean scores in standard deviations.
+
+    A map with one distinct target separates well, a map of noise or of many scattered spots does not, so the
+    number can be held against image tags to choose settings without a pixel label.
+
+    Returns
+    -------
+    (B,) float32
+        0 for a mask that is empty or full, and for a map without contrast.
+    """
+    maps, masks = binary.score_map.flatten(1).double(), binary.mask.flatten(1).double()
+    inside, outside = masks.sum(dim=1), (1 - masks).sum(dim=1)
+    gap = (maps * masks).sum(dim=1) / inside - (maps * (1 - masks)).sum(dim=1) / outside
+    found = gap / maps.std(dim=1)
+    return torch.where((inside > 0) & (outside > 0) & found.isfinite(), found, 0.0).float()
 
 
 def _binarise_slice(

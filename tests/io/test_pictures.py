@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import random
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -182,6 +183,20 @@ def test_bombs_are_refused_before_they_are_decoded(tmp_path: Path) -> None:
         for tag in ("ImageWidth", "ImageLength"):
             file.pages[0].tags[tag].overwrite(65000, dtype="I")  # type: ignore[union-attr]
     refused(tmp_path / "b.tif", "65,000 x 65,000 pixels", ResourceError)
+
+
+def test_a_deflated_tiff_is_not_inflated_beyond_its_picture(tmp_path: Path) -> None:
+    tifffile.imwrite(tmp_path / "a.tif", np.zeros((64, 64), np.uint8), compression="zlib")
+    check(tmp_path / "a.tif", np.zeros((64, 64)))
+    bomb = zlib.compress(bytes(100_000_000))
+    with tifffile.TiffFile(tmp_path / "a.tif", mode="r+") as file:
+        end = file.filehandle.size
+        page: Any = file.pages[0]
+        page.tags["StripOffsets"].overwrite(end)
+        page.tags["StripByteCounts"].overwrite(len(bomb))
+    with open(tmp_path / "a.tif", "ab") as raw:
+        raw.write(bomb)
+    refused(tmp_path / "a.tif", "more than the picture", ResourceError)
 
 
 def test_the_limit_of_pixels_is_a_constant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

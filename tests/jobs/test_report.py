@@ -34,8 +34,14 @@ def row(
         numbers = {"dice": number(dice), "hd95": number(4.25), "auprc": number(ap)}
         return {"image": numbers, "patient": {"dice": number(dice)}, "pooled": {"auprc": number(ap)}}
 
-    return {"row": key, "title": title, "reads": reads, "chosen": None, "positives": cells(positives),
-            "mixed": cells(mixed)}  # fmt: skip
+    return {
+        "row": key,
+        "title": title,
+        "reads": reads,
+        "chosen": None,
+        "positives": cells(positives),
+        "mixed": cells(mixed),
+    }
 
 
 def write_lines(path: Path, lines: list[dict[str, object]]) -> None:
@@ -47,11 +53,23 @@ def write_lines(path: Path, lines: list[dict[str, object]]) -> None:
 
 def slices(count: int, names: list[str]) -> list[dict[str, object]]:
     return [
-        {"row": r, "case": names[n % len(names)] if n < len(names) else f"case{n}", "slice": n % 5, "patient": n // 3,
-         "positive": n % 2, "pixels": 900, "truth_pixels": 10 * n * (n % 2), "mask_pixels": 7 * n,
-         "dice": n / count, "iou": 0.1, "hd95": "" if n % 3 else 2.5, "ap": 0.5}
-        for r in ("method", "all_empty") for n in range(count)
-    ]  # fmt: skip
+        {
+            "row": r,
+            "case": names[n % len(names)] if n < len(names) else f"case{n}",
+            "slice": n % 5,
+            "patient": n // 3,
+            "positive": n % 2,
+            "pixels": 900,
+            "truth_pixels": 10 * n * (n % 2),
+            "mask_pixels": 7 * n,
+            "dice": n / count,
+            "iou": 0.1,
+            "hd95": "" if n % 3 else 2.5,
+            "ap": 0.5,
+        }
+        for r in ("method", "all_empty")
+        for n in range(count)
+    ]
 
 
 @pytest.fixture
@@ -69,10 +87,19 @@ def make(tmp_path: Path) -> Make:
         chosen = [Choice(kinds[n % 4], f"{HOSTILE}{n}", n, 0.5, 9, 8) for n in range(cases)]  # type: ignore[arg-type]
         truth = np.zeros((side, side), bool)
         truth[3:9, 4:9] = True
-        write_panels(folder / "panels.npz", [
-            Panel(c, rng.integers(0, 255, (side, side, 3), np.uint8), truth, ~truth,
-                  rng.normal(size=(side, side)).astype(np.float32)) for c in chosen
-        ])  # fmt: skip
+        write_panels(
+            folder / "panels.npz",
+            [
+                Panel(
+                    c,
+                    rng.integers(0, 255, (side, side, 3), np.uint8),
+                    truth,
+                    ~truth,
+                    rng.normal(size=(side, side)).astype(np.float32),
+                )
+                for c in chosen
+            ],
+        )
         write_lines(folder / "per_slice.csv", slices(count, [HOSTILE, "plain"]))
         curve = [
             {"row": "method", "subset": "positives", "recall": x, "precision": 1 - x} for x in (0, 0.5, 1)
@@ -84,24 +111,48 @@ def make(tmp_path: Path) -> Make:
         write_lines(results / "slices.csv", [{"case": f"{HOSTILE}0", "slice": 7, "threshold": 0.125}])
         (run / "environment.json").write_text(json.dumps({"command": ["/bin/tagmask", "train", "a b.toml"]}))
         manifest = {
-            "created": "2026-01-02T03:04:05+00:00", "method": "cdm", "seed": 3, "run": str(run), "seconds": 61.0,
-            "settings": {"method": {"tau": 0.95, HOSTILE: HOSTILE}}, "weights": {"denoiser": "abc123"},
+            "created": "2026-01-02T03:04:05+00:00",
+            "method": "cdm",
+            "seed": 3,
+            "run": str(run),
+            "seconds": 61.0,
+            "settings": {"method": {"tau": 0.95, HOSTILE: HOSTILE}},
+            "weights": {"denoiser": "abc123"},
             "cases": [{"case": HOSTILE, "error": HOSTILE, "seconds": 0.5}],
             "environment": {"versions": {"torch": "9.8.7"}, "command": ["/bin/tagmask", "segment", HOSTILE]},
-        }  # fmt: skip
+        }
         (results / "manifest.json").write_text(json.dumps(manifest))
         summary = {
-            "format": "tagmask-evaluation", "version": 1, "results": str(results), "truth": HOSTILE, "patients": 5,
+            "format": "tagmask-evaluation",
+            "version": 1,
+            "results": str(results),
+            "truth": HOSTILE,
+            "patients": 5,
             "settings": {"empty_hd": "exclude", "min_area_frac": 0.05},
-            "cases": {"matched": 9, "missing": [HOSTILE], "extra": [], "failed": [{"case": "c", "problem": HOSTILE}]},
-            "slices": {"evaluated": 12, "positives": 6}, "warnings": {"tag0_with_mask": 3}, "notes": [HOSTILE],
+            "cases": {
+                "matched": 9,
+                "missing": [HOSTILE],
+                "extra": [],
+                "failed": [{"case": "c", "problem": HOSTILE}],
+            },
+            "slices": {"evaluated": 12, "positives": 6},
+            "warnings": {"tag0_with_mask": 3},
+            "notes": [HOSTILE],
             "hd95": {"unit": "mm", "empty": "exclude"},
-            "rows": [row("method", title, "tags", 0.612, 0.3, 0.777), row("all_empty", "all-empty", "nothing", 0, 0.5),
-                     row("intensity_val", HOSTILE, "val masks", 0.7, 0.4)],
-            "image_level": {"against": "tags", "n": 12, "positives": 6, "method": {"auc": 0.91, "score": "classifier"},
-                            "position": {"auc": 0.87, "fit": "nothing"},
-                            "detection": [{"row": "method", "sensitivity": 1.0, "false_positive_rate": 0.25}]},
-        }  # fmt: skip
+            "rows": [
+                row("method", title, "tags", 0.612, 0.3, 0.777),
+                row("all_empty", "all-empty", "nothing", 0, 0.5),
+                row("intensity_val", HOSTILE, "val masks", 0.7, 0.4),
+            ],
+            "image_level": {
+                "against": "tags",
+                "n": 12,
+                "positives": 6,
+                "method": {"auc": 0.91, "score": "classifier"},
+                "position": {"auc": 0.87, "fit": "nothing"},
+                "detection": [{"row": "method", "sensitivity": 1.0, "false_positive_rate": 0.25}],
+            },
+        }
         (folder / "summary.json").write_text(json.dumps(summary))
         return folder
 
@@ -140,6 +191,13 @@ class Page(HTMLParser):
         return re.sub(r"\s+", " ", " ".join(self.text))
 
 
+def bare(folder: Path) -> Path:
+    """Take away what is drawn: for tests that do not look at it."""
+    for name in ("panels.npz", "histogram.csv", "pr_curve.csv", "per_slice.csv"):
+        (folder / name).unlink()
+    return folder
+
+
 def read(path: Path) -> Page:
     return Page(path.read_text(encoding="utf-8"))
 
@@ -149,13 +207,37 @@ def test_the_page_says_what_the_evaluation_says(make: Make, tmp_path: Path) -> N
     words = read(path).words
     assert path == tmp_path / "report.html"
     for text in (
-        "Research use only. Not a medical device.", "CDM", "0.612", "[0.512, 0.712]", "0.777", "HD95 (mm)", "4.2",
-        "1 excluded", "val masks", "nothing", "“exclude”", "2026-01-02T03:04:05+00:00", "torch 9.8.7", "(seed 3)",
-        "0.91", "position of the slice alone", "0.87", "tag0 with mask: 3", "segment.method.tau", "0.95", "abc123",
-        "tagmask train 'a b.toml'", "tagmask segment", f"tagmask report {tmp_path / 'eval'} -o", "threshold 0.125",
-        "How to read this", "less than 5 %", "all-empty, reaches 0.00: the method is above it.",
-        "reaches 0.70: the method does not beat it.", "an always empty mask has 0.50",
-    ):  # fmt: skip
+        "Research use only. Not a medical device.",
+        "CDM",
+        "0.612",
+        "[0.512, 0.712]",
+        "0.777",
+        "HD95 (mm)",
+        "4.2",
+        "1 excluded",
+        "val masks",
+        "nothing",
+        "“exclude”",
+        "2026-01-02T03:04:05+00:00",
+        "torch 9.8.7",
+        "(seed 3)",
+        "0.91",
+        "position of the slice alone",
+        "0.87",
+        "tag0 with mask: 3",
+        "segment.method.tau",
+        "0.95",
+        "abc123",
+        "tagmask train 'a b.toml'",
+        "tagmask segment",
+        f"tagmask report {tmp_path / 'eval'} -o",
+        "threshold 0.125",
+        "How to read this",
+        "less than 5 %",
+        "all-empty, reaches 0.00: the method is above it.",
+        "reaches 0.70: the method does not beat it.",
+        "an always empty mask has 0.50",
+    ):
         assert text in words, text
 
 
@@ -199,7 +281,7 @@ def test_several_side_by_side(make: Make, tmp_path: Path) -> None:
 
 
 def test_different_truths_are_pointed_out(make: Make, tmp_path: Path) -> None:
-    a, b = make("one"), make("two")
+    a, b = bare(make("one")), bare(make("two"))
     assert "different truths" not in read(report([a, b], out=tmp_path / "same.html")).words
     content = json.loads((b / "summary.json").read_text())
     (b / "summary.json").write_text(json.dumps({**content, "truth": "another"}))
@@ -208,19 +290,17 @@ def test_different_truths_are_pointed_out(make: Make, tmp_path: Path) -> None:
 
 def test_size_is_bounded(make: Make, tmp_path: Path) -> None:
     # Noise in colour at full size is the worst a picture can be.
-    large = make("large", count=10_000, cases=12, side=256)
+    large = make("large", count=10_000, cases=4, side=256)
     path = report([large], out=tmp_path / "report.html")
-    assert path.stat().st_size < 10e6
+    assert 1e6 < path.stat().st_size < 10e6
     words = read(path).words
-    assert "The 2,000 cases with the lowest Dice of 9," in words
-    many = [make(f"e{n}", cases=16) for n in range(8)]
-    assert len(read(report(many, out=tmp_path / "many.html")).all("figure")) <= 48 + 8 * 3
+    assert "The 2,000 cases with the lowest Dice of 10,000;" in words
+    many = [make(f"e{n}", cases=16, side=8) for n in range(5)]
+    assert len(read(report(many, out=tmp_path / "many.html")).all("figure")) == 5 * (8 + 3)
 
 
 def test_an_evaluation_of_bare_masks(make: Make, tmp_path: Path) -> None:
-    folder = make()
-    for name in ("panels.npz", "histogram.csv", "pr_curve.csv"):
-        (folder / name).unlink()
+    folder = bare(make())
     content = json.loads((folder / "summary.json").read_text())
     content = {k: content[k] for k in ("format", "version", "rows")}
     content["rows"][0]["positives"]["image"]["dice"] = number(None)
@@ -231,15 +311,22 @@ def test_an_evaluation_of_bare_masks(make: Make, tmp_path: Path) -> None:
 
 
 def test_out_may_be_a_folder(make: Make, tmp_path: Path) -> None:
-    folder = make()
+    folder = bare(make())
     assert report([folder], out=tmp_path / "new") == tmp_path / "new" / "report.html"
     assert report([folder], out=folder) == folder / "report.html"
 
 
 @pytest.mark.parametrize(
-    "content", ["", "[]", "{}", "{", '{"format": "tagmask-evaluation", "version": 2, "rows": []}',
-                '{"format": "tagmask-evaluation", "version": 1, "rows": []}'],
-)  # fmt: skip
+    "content",
+    [
+        "",
+        "[]",
+        "{}",
+        "{",
+        '{"format": "tagmask-evaluation", "version": 2, "rows": []}',
+        '{"format": "tagmask-evaluation", "version": 1, "rows": []}',
+    ],
+)
 def test_what_is_no_evaluation_is_refused(tmp_path: Path, content: str) -> None:
     with pytest.raises(InputError, match="tagmask evaluate"):
         report([tmp_path], out=tmp_path / "r.html")

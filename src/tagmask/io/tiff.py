@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +13,7 @@ import numpy as np
 import tifffile
 from PIL import Image
 
-from tagmask.errors import InputError, TagmaskError
+from tagmask.errors import InputError, ResourceError, TagmaskError
 from tagmask.io.atomic import atomic_write
 from tagmask.io.guards import check_file, check_pixels, without_alpha
 
@@ -23,6 +24,9 @@ logging.getLogger("tifffile").addHandler(logging.NullHandler())
 
 _MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB = 0, 1, 2
+_NONE, _DEFLATE, _OTHER_CODECS = 1, (8, 32946), (5, 7, 32773)  # the others: LZW, JPEG, PackBits
+_TILE = 1 << 24
+_DEFLATE_IT = "Save it uncompressed or with deflate."
 _TYPES = ("uint8", "uint16", "float32")
 
 
@@ -104,11 +108,30 @@ def _check_page(path: Path, page: Any, size: int) -> None:
         raise InputError(
             "The TIFF is a volume.", where=path, repair="Save it as NIfTI, or each slice as a picture."
         )
+    if int(page.compression) not in (_NONE, *_DEFLATE, *_OTHER_CODECS):
+        raise InputError(
+            f"There is no decoder for this TIFF ({page.compression!s}).", where=path, repair=_DEFLATE_IT
+        )
     pieces = list(zip(page.dataoffsets, page.databytecounts, strict=True))
     if not pieces or any(count < 1 or start + count > size for start, count in pieces):
         raise InputError(
             "The TIFF ends early: the file is cut.", where=path, repair="Copy or export it again."
         )
+    if int(page.compression) in _DEFLATE:
+        _check_deflated(path, page)
+
+
+def _check_deflated(path: Path, page: Any) -> None:
+    """Refuse a deflated piece that is larger than the whole picture, before tifffile inflates it."""
+    limit = page.imagelength * page.imagewidth * page.samplesperpixel * page.dtype.itemsize
+    with open(path, "rb") as file:
+        for start, count in zip(page.dataoffsets, page.databytecounts, strict=True):
+            file.seek(start)
+            # A tile may be larger than a small picture: its edge is padded.
+            if len(zlib.decompressobj().decompress(file.read(count), limit + _TILE)) >= limit + _TILE:
+                raise ResourceError(
+                    "The compressed data holds more than the picture.", where=path, repair="Export it again."
+                )
 
 
 def _decoded(path: Path, page: Any) -> np.ndarray:
@@ -128,7 +151,7 @@ def _decoded(path: Path, page: Any) -> np.ndarray:
         raise InputError(
             f"There is no decoder for this TIFF ({page.compression!s}).",
             where=path,
-            repair="Save it uncompressed or with deflate.",
+            repair=_DEFLATE_IT,
         ) from None
 
 

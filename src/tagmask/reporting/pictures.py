@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import get_args
 
 import numpy as np
@@ -25,7 +24,7 @@ _HEADINGS = {
 
 
 def gallery(evaluation: Evaluation, most: int, room: int) -> Html:
-    """Show at most `most` slices, evenly by kind, in at most some `room` bytes: image, truth, score map, mask."""
+    """Show at most `most` slices, evenly by kind, in some `room` bytes: image, truth, score map, mask."""
     groups = {kind: [p for p in evaluation.panels if p.choice.kind == kind] for kind in get_args(Kind)}
     each = max(1, most // len(groups))
     pieces: list[Html] = [tag("h3", "Slices")]
@@ -52,9 +51,8 @@ def _fitted(panel: Panel, evaluation: Evaluation, room: int) -> Html:
     """Show one slice; where it would be too large a part of the file, every other pixel of it, or fewer."""
     figure = _figure(panel, evaluation)
     while len(figure) > room and max(panel.truth.shape) > _SMALLEST:
-        fields = ("image", "truth", "mask", "score")
-        halves = {k: None if (a := getattr(panel, k)) is None else a[::2, ::2] for k in fields}
-        panel = replace(panel, **halves)
+        image, score = (None if a is None else a[::2, ::2] for a in (panel.image, panel.score))
+        panel = Panel(panel.choice, image, panel.truth[::2, ::2], panel.mask[::2, ::2], score)
         figure = _figure(panel, evaluation)
     return figure
 
