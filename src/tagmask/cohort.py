@@ -10,7 +10,15 @@ from dataclasses import dataclass, replace
 from tagmask.errors import ConfigError, TableError
 from tagmask.table import SPLITS, Case
 
-__all__ = ["Problem", "check_both_tags", "check_splits", "check_tags", "doubts", "draw_splits"]
+__all__ = [
+    "Problem",
+    "check_both_tags",
+    "check_splits",
+    "check_tags",
+    "doubts",
+    "draw_splits",
+    "picture_ranges",
+]
 
 
 @dataclass(frozen=True)
@@ -41,8 +49,8 @@ class Problem:
 def draw_splits(cases: Sequence[Case], *, val: float = 0.15, test: float = 0.2, seed: int = 0) -> list[Case]:
     """Draw train, val and test by patient.
 
-    Every patient has a rank of its own in a shuffle keyed by the seed, so that the order of the table does not
-    matter. From three patients on, each split that is wanted gets at least one; fewer all go to train.
+    Every patient has a rank of its own in a shuffle keyed by the seed, so that the order of the table does
+    not matter. From three patients on, each split that is wanted gets at least one; fewer all go to train.
 
     Parameters
     ----------
@@ -93,8 +101,8 @@ def check_splits(cases: Sequence[Case]) -> None:
         first = seen.setdefault(_patient(case), case)
         if first.split != case.split:
             raise TableError(
-                f"The patient {case.patient!r} is in {case.split}, and in {first.split} ({first.where}): what is "
-                "learnt from a patient would be tested on the same one.",
+                f"The patient {case.patient!r} is in {case.split}, and in {first.split} ({first.where}): "
+                "what is learnt from a patient would be tested on the same one.",
                 where=case.where,
                 repair="Put all rows of a patient into one split.",
             )
@@ -158,8 +166,8 @@ def doubts(cases: Sequence[Case], *, drawn: bool) -> list[Problem]:
         )
     elif drawn and all(case.patient == case.study for case in cases):
         doubt(
-            "No patients are named, so each image counts as one, and two images of a person may have come into "
-            "different splits.",
+            "No patients are named, so each image counts as one, and two images of a person may have come "
+            "into different splits.",
             "Add the column patient, unless there is one image for each person.",
         )
     for split in SPLITS:
@@ -171,6 +179,16 @@ def doubts(cases: Sequence[Case], *, drawn: bool) -> list[Problem]:
             what = "has no tags" if tag is None else f"has only the tag {tag}"
             doubt(f"The split {split} {what}.", "Tag both kinds to learn more from it.")
     return found
+
+
+def picture_ranges(cases: Iterable[Case]) -> dict[str, tuple[int, int]]:
+    """Give the first and last slice number of each patient: between them, a picture has its position."""
+    ranges: dict[str, tuple[int, int]] = {}
+    for case in cases:
+        if case.slice is not None:
+            low, high = ranges.get(case.patient, (case.slice, case.slice))
+            ranges[case.patient] = min(low, case.slice), max(high, case.slice)
+    return ranges
 
 
 def _patient(case: Case) -> str:

@@ -37,9 +37,9 @@ COLUMNS = ("row", "id", "study", "slice", "label", "patient", "split", "position
 class IndexRow(TypedDict):
     """One row of index.csv.
 
-    `row` counts the slices of slices.npy from 0. `slice` is the index along the slice axis of the file, 0 for a
-    picture. `label` is 0, 1 or None. `position` is in [0, 1], from the first slice of the volume (for pictures:
-    of the patient) to the last; NaN where it is not known.
+    `row` counts the slices of slices.npy from 0. `slice` is the index along the slice axis of the file, 0 for
+    a picture. `label` is 0, 1 or None. `position` is in [0, 1], from the first slice of the volume (for
+    pictures: of the patient) to the last; NaN where it is not known.
     """
 
     row: int
@@ -151,7 +151,7 @@ class Prepared:
 
     @property
     def positions(self) -> np.ndarray:
-        """(N,) float64 in [0, 1]: where in its volume or patient each slice lies; NaN where it is not known."""
+        """(N,) float64 in [0, 1]: where in its volume or patient a slice lies; NaN where it is not known."""
         return np.array([row["position"] for row in self.index])
 
     def rows(self, split: str) -> list[IndexRow]:

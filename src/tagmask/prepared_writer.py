@@ -256,7 +256,7 @@ def _canonical(value: Any) -> bytes:
 
 
 def _refuse_existing(out: Path, overwrite: bool) -> None:
-    """Refuse a place that is taken, unless by nothing but an empty folder, or by a prepared one to replace."""
+    """Refuse a place that is taken, unless by an empty folder, or by a prepared one to replace."""
     if not os.path.lexists(out) or (out.is_dir() and not any(out.iterdir())):
         return
     ours = False
@@ -264,9 +264,7 @@ def _refuse_existing(out: Path, overwrite: bool) -> None:
         ours = json.loads((out / "settings.json").read_text(encoding="utf-8")).get("format") == FORMAT
     if ours and overwrite:
         return
-    what = (
-        "holds prepared slices already" if ours else "is there already and was not made by `tagmask prepare`"
-    )
+    what = "holds prepared slices already" if ours else "is there already and is no prepared folder"
     repair = "Choose another folder, or use --overwrite." if ours else "Choose another folder."
     raise InputError(f"The output {what}.", where=out, repair=repair)
 

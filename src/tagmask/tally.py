@@ -12,7 +12,6 @@ import numpy as np
 from tagmask.cohort import Problem, check_both_tags
 from tagmask.errors import InputError
 from tagmask.prepared import IndexRow
-from tagmask.table import SPLITS
 
 __all__ = ["PrepareSummary", "PreparedCase", "SplitCount", "Tally"]
 
@@ -100,9 +99,8 @@ class PrepareSummary:
         return InputError.exit_code if self.failed else 0
 
     def __str__(self) -> str:
-        lines = [
-            f"{'split':<8}{'images':>8}{'patients':>10}{'slices':>9}{'tag 1':>8}{'tag 0':>8}{'share of 1':>12}"
-        ]
+        head = f"{'split':<8}{'images':>8}{'patients':>10}{'slices':>9}{'tag 1':>8}{'tag 0':>8}"
+        lines = [f"{head}{'share of 1':>12}"]
         for name, n in self.splits.items():
             share = "-" if math.isnan(n.prevalence) else f"{n.prevalence:.3f}"
             counts = f"{n.images:>8}{len(n.patients):>10}{n.slices:>9}{n.present:>8}{n.absent:>8}{share:>12}"
@@ -128,8 +126,8 @@ class Tally:
     _seen: dict[bytes, tuple[str, str, str]] = field(default_factory=dict, repr=False)
     _leaks: list[tuple[str, str]] = field(default_factory=list, repr=False)
 
-    def accepts(self, case: PreparedCase | Problem) -> bool:
-        """Count a case and tell whether it is to be written."""
+    def take(self, case: PreparedCase | Problem) -> PreparedCase | None:
+        """Count a case, and give it back if it is to be written."""
         if isinstance(case, PreparedCase) and self._channels not in (0, case.image.shape[1]):
             given, wanted = case.image.shape[1], self._channels
             case = Problem(
@@ -141,7 +139,7 @@ class Tally:
             )
         if isinstance(case, Problem):
             self.failed.append(case)
-            return False
+            return None
         self._channels = case.image.shape[1]
         self.warnings += case.warnings
         self._compare(case)
@@ -153,7 +151,7 @@ class Tally:
             count.present += row["label"] == 1
             count.absent += row["label"] == 0
             count.patients.add(row["patient"])
-        return True
+        return case
 
     def _compare(self, case: PreparedCase) -> None:
         """Note the slices of a case that were there before: across splits a leak, else a doubt."""
@@ -168,11 +166,10 @@ class Tally:
                 twins.setdefault(study, []).append((row["id"], id_))
         for study, pairs in twins.items():
             other = "the same image" if study == case.study else study
-            what = f"{len(pairs)} slices have the same pixels as others of {other}, as {pairs[0][0]} and {pairs[0][1]}."
-            file = next(iter(case.sources), "")
-            self.warnings.append(
-                Problem("warning", case.study, file, what, "Keep one of each, unless it is meant.")
-            )
+            first, second = pairs[0]
+            what = f"{len(pairs)} slices have the same pixels as others of {other}, as {first} and {second}."
+            file, repair = next(iter(case.sources), ""), "Keep one of each, unless it is meant."
+            self.warnings.append(Problem("warning", case.study, file, what, repair))
 
     def close(self, where: object) -> None:
         """Refuse what cannot be learnt from.
@@ -183,10 +180,9 @@ class Tally:
             No case is left, slices are in two splits, or the train slices that are left have one tag only.
         """
         if not self.counts:
+            first = str(self.failed[0]).removeprefix("failed: ").rstrip(".")
             raise InputError(
-                f"None of the {len(self.failed)} cases could be read. The first: {self.failed[0]}.".replace(
-                    "..", "."
-                ),
+                f"None of the {len(self.failed)} cases could be read. The first: {first}.",
                 where=where,
                 repair="Mend the files, or the column image.",
             )
@@ -195,7 +191,7 @@ class Tally:
             raise InputError(
                 f"{len(self._leaks)} slices of one split have the same pixels as slices of another: {pairs}.",
                 where=where,
-                repair="Keep one of each, or put both into one split: what is learnt would be tested on itself.",
+                repair="Keep one of each, or put both into one split: a test must be of what was not learnt.",
             )
         train = self.counts.get("train", SplitCount())
         labels = [1] * (train.present > 0) + [0] * (train.absent > 0)

@@ -437,7 +437,7 @@ def write_prepared(
 
 
 def test_mean_of_the_train_masks_lands_on_the_grid_of_the_case(tmp_path: Path) -> None:
-    """Square voxels of an RAS file: what the training saw turned and at twice the size comes back in place."""
+    # the 8 positives stand above 12 of the 16 negatives; the 4 middle ones of c tie
     truth = np.zeros((10, 10, 5), np.uint8)
     truth[1:4, 6:9, 1:4] = 1
     write_volume(tmp_path / "truth" / "a.nii.gz", truth, np.eye(4))

@@ -1,1 +1,1 @@
-"""The jobs: each reads folders and writes folders. No job imports another; they hand over through the disk."""
+"""The jobs: each reads folders and writes folders. They hand over through the disk; none imports another."""

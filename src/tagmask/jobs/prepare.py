@@ -1,4 +1,4 @@
-"""From a table of scans and tags to a prepared folder: one study in memory at a time, whatever their number."""
+"""From a table of scans and tags to a prepared folder, with one study in memory at a time."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ from typing import TypeVar
 
 import numpy as np
 
-from tagmask.cohort import Problem, check_splits, check_tags, doubts, draw_splits
+from tagmask.cohort import Problem, check_splits, check_tags, doubts, draw_splits, picture_ranges
 from tagmask.errors import ConfigError, GeometryError, InputError, TableError, TagmaskError
 from tagmask.grids import Grid, plan
-from tagmask.io import read_study, same_grid, stem
+from tagmask.io import read_study, same_grid
 from tagmask.prepared import IndexRow
 from tagmask.prepared_writer import PreparedWriter
 from tagmask.slices import SliceSettings, split, split_map
+from tagmask.sources import mask_paths, sha256
 from tagmask.table import SPLITS, TAG, Case, by_study, read_table
 from tagmask.tally import PreparedCase, PrepareSummary, SplitCount, Tally
 from tagmask.types import Study
@@ -31,7 +32,6 @@ log = logging.getLogger(__name__)
 
 A = TypeVar("A")
 B = TypeVar("B")
-_MASK_SUFFIXES = (".nii.gz", ".nii", ".png", ".tif", ".tiff")
 
 
 def prepare(
@@ -104,7 +104,7 @@ def prepare(
     check_splits(cases)
     check_tags(cases, tag)
     studies = by_study(cases)
-    truth = _mask_paths(studies, Path(masks) if masks is not None else None) if supervised else None
+    truth = mask_paths(studies, Path(masks) if masks is not None else None) if supervised else None
     record = {
         "mask_labels": None if mask_labels is None else list(mask_labels),
         "drawn": seed if drawn else None,
@@ -113,11 +113,12 @@ def prepare(
         Path(out), settings, tag=tag, supervised=supervised, record=record, overwrite=overwrite
     )
     tally = Tally(warnings=doubts(cases, drawn=drawn))
-    reader = _Reader(settings, _patient_ranges(cases), truth, mask_labels)
+    reader = _Reader(settings, picture_ranges(cases), truth, mask_labels)
     with writer:
         for done, found in enumerate(_in_order(reader.read, studies.values(), workers), 1):
-            if tally.accepts(found):
-                writer.add(found.rows, found.image, found.mask, sources=found.sources)
+            case = tally.take(found)
+            if case is not None:
+                writer.add(case.rows, case.image, case.mask, sources=case.sources)
             report(done, len(studies))
         tally.close(cases[0].source)
         problems = [(p.level, p.case, p.file, p.what, p.repair) for p in (*tally.failed, *tally.warnings)]
@@ -182,7 +183,7 @@ class _Reader:
         wanted = _wanted(rows, study, grid)
         slices = split(study, self.settings, list(wanted))
         warnings = _plane_doubt(rows, study, grid)
-        sources = {str(path): _sha256(path) for path in rows[0].images}
+        sources = {str(path): sha256(path) for path in rows[0].images}
         mask = None
         if self.masks is not None:
             path = self.masks[study.id]
@@ -190,7 +191,7 @@ class _Reader:
                 raise path
             volume = self._mask(path, study)
             mask = split_map(volume, grid, list(wanted)) >= 0.5
-            sources[str(path)] = _sha256(path)
+            sources[str(path)] = sha256(path)
             warnings += _tag_doubts(volume, grid, wanted, path)
         return PreparedCase(
             study=study.id,
@@ -254,7 +255,7 @@ def _wanted(rows: list[Case], study: Study, grid: Grid) -> dict[int, Case]:
             found[case.slice] = case
             continue
         raise TableError(
-            f"The slice is {case.slice}, but {study.id} has slices 0 to {grid.depth - 1} along {'ijk'[grid.axis]}.",
+            f"The slice is {case.slice}, but {study.id} has {grid.depth} along {'ijk'[grid.axis]}.",
             where=case.where,
             repair="Count slices from 0, or choose the plane the table was made for.",
         )
@@ -291,59 +292,5 @@ def _position(index: int, last: int) -> float:
     return index / last if last else 0.5
 
 
-def _patient_ranges(cases: Iterable[Case]) -> dict[str, tuple[int, int]]:
-    ranges: dict[str, tuple[int, int]] = {}
-    for case in cases:
-        if case.slice is not None:
-            low, high = ranges.get(case.patient, (case.slice, case.slice))
-            ranges[case.patient] = min(low, case.slice), max(high, case.slice)
-    return ranges
-
-
-def _mask_paths(studies: Mapping[str, list[Case]], root: Path | None) -> dict[str, Path | InputError]:
-    """Find the mask of each study; nothing is opened."""
-    found: dict[str, Path | InputError] = {}
-    used: dict[Path, str] = {}
-    for study, rows in studies.items():
-        path = rows[0].mask or _beside(rows[0], root)
-        if path is None:
-            found[study] = InputError(
-                "No mask was found.",
-                where=rows[0].where,
-                repair="Name it in the column mask, or put it into masks/<split> under the image's name.",
-            )
-        elif used.setdefault(path, study) != study:
-            found[study] = InputError(
-                f"It would be the mask of both {used[path]} and {study}.",
-                where=path,
-                repair="Name the masks in the column mask.",
-            )
-        else:
-            found[study] = path
-    return found
-
-
-def _beside(case: Case, root: Path | None) -> Path | None:
-    """Look for a mask under the image's name, with its suffix or another."""
-    home = case.source.parent if case.row else case.source
-    part = case.split or ""
-    folders = [home.parent / "masks" / home.name, home / "masks" / part, home / "masks"]
-    if root is not None:
-        folders = [root / part, root]
-    image = case.images[0]
-    names = (image.name, *(stem(image) + suffix for suffix in _MASK_SUFFIXES))
-    return next((f / name for f in folders for name in names if (f / name).is_file()), None)
-
-
 def _digest(image: np.ndarray) -> bytes | None:
     return None if image.min() == image.max() else hashlib.sha256(image.tobytes()).digest()
-
-
-def _sha256(path: Path) -> str:
-    """Hash a file, or the names and contents of a folder's files, without holding them."""
-    if path.is_dir():
-        files = sorted(p for p in path.iterdir() if p.is_file() and not p.name.startswith("."))
-        lines = "".join(f"{_sha256(p)} {p.name}\n" for p in files)
-        return hashlib.sha256(lines.encode(errors="surrogateescape")).hexdigest()
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,80 @@
+"""The files behind a table: where masks lie, and what a file's content hashes to."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+
+from tagmask.errors import InputError
+from tagmask.io import stem
+from tagmask.table import Case
+
+__all__ = ["mask_paths", "sha256"]
+
+_MASK_SUFFIXES = (".nii.gz", ".nii", ".png", ".tif", ".tiff")
+
+
+def mask_paths(studies: Mapping[str, list[Case]], root: Path | None) -> dict[str, Path | InputError]:
+    """Find the mask of each study: that of the table, else one under the image's name. Nothing is opened.
+
+    Parameters
+    ----------
+    studies
+        Rows by study, as `by_study` gives them.
+    root
+        The folder with <split>/<name>, or <name>; None looks for the folder `masks` beside the table or its
+        split folder.
+
+    Returns
+    -------
+    dict
+        The path by study, or what is wrong: no mask, or one that would serve two images.
+    """
+    found: dict[str, Path | InputError] = {}
+    used: dict[Path, str] = {}
+    for study, rows in studies.items():
+        path = rows[0].mask or _beside(rows[0], root)
+        if path is None:
+            found[study] = InputError(
+                "No mask was found.",
+                where=rows[0].where,
+                repair="Name it in the column mask, or put it into masks/<split> under the image's name.",
+            )
+        elif used.setdefault(path, study) != study:
+            found[study] = InputError(
+                f"It would be the mask of both {used[path]} and {study}.",
+                where=path,
+                repair="Name the masks in the column mask.",
+            )
+        else:
+            found[study] = path
+    return found
+
+
+def _beside(case: Case, root: Path | None) -> Path | None:
+    """Look for a mask under the image's name, with its suffix or another."""
+    home = case.source.parent if case.row else case.source
+    part = case.split or ""
+    folders = [home.parent / "masks" / home.name, home / "masks" / part, home / "masks"]
+    if root is not None:
+        folders = [root / part, root]
+    image = case.images[0]
+    names = (image.name, *(stem(image) + suffix for suffix in _MASK_SUFFIXES))
+    return next((f / name for f in folders for name in names if (f / name).is_file()), None)
+
+
+def sha256(path: Path) -> str:
+    """Hash a file, or the names and contents of a folder's files, piece by piece.
+
+    Returns
+    -------
+    str
+        64 hex digits.
+    """
+    if path.is_dir():
+        files = sorted(p for p in path.iterdir() if p.is_file() and not p.name.startswith("."))
+        lines = "".join(f"{sha256(p)} {p.name}\n" for p in files)
+        return hashlib.sha256(lines.encode(errors="surrogateescape")).hexdigest()
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,231 @@
+from __future__ import annotations
+
+import csv
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tagmask.errors import ConfigError, InputError, RunError, TagmaskError
+from tagmask.jobs.train import train
+from tagmask.networks import weights
+from tagmask.networks.checkpoints import read_checkpoint
+from tagmask.runs import Run
+from tests import toys
+
+ROOT = Path(__file__).parents[2]
+
+
+def state(run: Path, name: str = "denoiser") -> dict[str, torch.Tensor]:
+    """The newest checkpoint: network, average and optimiser."""
+    return read_checkpoint(sorted((run / "checkpoints").glob(f"{name}-*"))[-1])[0]
+
+
+def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+def test_a_run_leaves_everything_behind(trained: Path) -> None:
+    names = {str(p.relative_to(trained)) for p in trained.rglob("*") if p.is_file()}
+    for expected in (
+        "experiment.toml",
+        "environment.json",
+        "weights/denoiser.safetensors",
+        "weights/classifier.safetensors",
+        "snapshots/denoiser-000003.safetensors",
+        "checkpoints/denoiser-000006.safetensors",
+        "log/denoiser.csv",
+        "samples/denoiser-000006.png",
+    ):
+        assert expected in names
+    assert any("tensorboard" in name for name in names)
+    lines = list(csv.DictReader((trained / "log" / "denoiser.csv").open()))
+    assert [line["step"] for line in lines] == ["2", "4", "6"]
+    assert weights.read_metadata(trained / "weights" / "denoiser.safetensors")["metadata"]["step"] == 6
+
+
+def test_the_loss_falls(prepared: Path, tmp_path: Path) -> None:
+    experiment = toys.write_experiment(tmp_path / "e.toml", prepared)
+    losses: list[float] = []
+    train(
+        experiment, out=tmp_path / "run", only="denoiser",
+        overrides=["train.denoiser.steps=60", "train.denoiser.log_every=20"], report=lambda p: losses.append(p.loss),
+    )  # fmt: skip
+    assert len(losses) == 3 and losses[-1] < 0.8 * losses[0]
+
+
+@pytest.mark.parametrize("stop", [2, 3, 5])
+def test_a_stopped_run_resumes_bit_for_bit(trained: Path, prepared: Path, tmp_path: Path, stop: int) -> None:
+    experiment, out = toys.write_experiment(tmp_path / "e.toml", prepared), tmp_path / "run"
+    train(experiment, out=out, only="denoiser", overrides=[f"train.denoiser.steps={stop}"])
+    train(experiment, out=out, only="denoiser")
+    assert same(state(out), state(trained))
+
+
+def test_micro_batches_and_order_of_networks_do_not_matter(trained: Path, prepared: Path, tmp_path: Path) -> None:
+    experiment = toys.write_experiment(tmp_path / "e.toml", prepared)
+    train(experiment, out=tmp_path / "run", only="classifier")
+    assert same(state(tmp_path / "run", "classifier"), state(trained, "classifier"))
+    train(experiment, out=tmp_path / "micro", only="denoiser", overrides=["train.denoiser.micro_batch=3"])
+    ours, theirs = state(tmp_path / "micro"), state(trained)
+    assert all(torch.allclose(ours[k], theirs[k], atol=1e-4) for k in ours if k.startswith("network."))
+
+
+def launch(experiment: Path, out: Path, processes: int, *overrides: str) -> subprocess.Popen[str]:
+    """Train in processes of their own, under torchrun if there are several."""
+    program = (
+        "import sys; from pathlib import Path; from tagmask.jobs.train import train; "
+        "train(Path(sys.argv[1]), out=Path(sys.argv[2]), only='denoiser', overrides=sys.argv[3:])"
+    )
+    script = experiment.with_suffix(".py")
+    script.write_text(program)
+    launcher = [sys.executable]
+    if processes > 1:
+        launcher += ["-m", "torch.distributed.run", "--nproc-per-node", str(processes), "--master-port", "0"]
+        launcher += ["--standalone"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+    environment["PYTHONPATH"] = os.pathsep.join([str(ROOT / "src"), str(ROOT)])
+    return subprocess.Popen(
+        [*launcher, str(script), str(experiment), str(out), *overrides],
+        env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+    )  # fmt: skip
+
+
+def finish(process: subprocess.Popen[str]) -> None:
+    output, _ = process.communicate(timeout=240)
+    assert process.returncode == 0, output[-3000:]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_killed_run_resumes_bit_for_bit(prepared: Path, tmp_path: Path, processes: int) -> None:
+    experiment = toys.write_experiment(tmp_path / "e.toml", prepared)
+    long = "train.denoiser.steps=40"
+    finish(launch(experiment, tmp_path / "whole", processes, long))
+    victim = launch(experiment, tmp_path / "killed", processes, long)
+    deadline = time.monotonic() + 200
+    while not list((tmp_path / "killed" / "checkpoints").glob("denoiser-*.safetensors")):
+        assert victim.poll() is None and time.monotonic() < deadline
+        time.sleep(0.02)
+    os.killpg(victim.pid, signal.SIGKILL)
+    victim.communicate()
+    assert not (tmp_path / "killed" / "weights" / "denoiser.safetensors").exists()
+    finish(launch(experiment, tmp_path / "killed", processes, long))
+    assert same(state(tmp_path / "killed"), state(tmp_path / "whole"))
+    hashes = {weights.sha256(tmp_path / run / "weights" / "denoiser.safetensors") for run in ("killed", "whole")}
+    assert len(hashes) == 1
+
+
+@pytest.mark.slow
+def test_two_processes_learn_what_one_does(trained: Path, prepared: Path, tmp_path: Path) -> None:
+    experiment = toys.write_experiment(tmp_path / "e.toml", prepared)
+    finish(launch(experiment, tmp_path / "two", 2))
+    ours, theirs = state(tmp_path / "two"), state(trained)
+    assert all(torch.allclose(ours[k], theirs[k], atol=1e-4) for k in ours if k.startswith("network."))
+
+
+def test_a_loss_that_is_no_number_stops_with_the_last_good_state(
+    prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tagmask import objectives
+
+    experiment, out = toys.write_experiment(tmp_path / "e.toml", prepared), tmp_path / "run"
+    real, calls = objectives.denoise, []
+
+    def breaks_at_the_fifth(*args: object) -> torch.Tensor:
+        calls.append(1)
+        loss = real(*args)  # type: ignore[arg-type]
+        return loss * float("nan") if len(calls) == 5 else loss
+
+    monkeypatch.setattr(objectives, "denoise", breaks_at_the_fifth)
+    with pytest.raises(RunError, match=r"nan.*step 5.*step 4.*learning_rate"):
+        train(experiment, out=out, only="denoiser")
+    kept = state(out)
+    assert all(tensor.isfinite().all() for tensor in kept.values())
+    assert (out / "checkpoints" / "denoiser-000004.safetensors").exists()
+    assert not (out / "weights" / "denoiser.safetensors").exists()
+
+
+def test_training_opens_no_mask(cohort: Path, tmp_path: Path) -> None:
+    """Tags alone: with every mask unreadable, prepare and train do the same."""
+    from tagmask.jobs.prepare import prepare
+    from tagmask.slices import SliceSettings
+
+    blind = tmp_path / "blind"
+    shutil.copytree(cohort, blind)
+    for mask in (blind / "masks").rglob("*.png"):
+        mask.write_bytes(b"unreadable")
+    settings = SliceSettings(size=toys.SIZE, normalise="window", window=(0.0, 255.0))
+    prepare(blind, tmp_path / "prepared", settings=settings)
+    run = train(toys.write_experiment(tmp_path / "e.toml", tmp_path / "prepared"), out=tmp_path / "run")
+    assert run.networks.denoiser is not None and not (tmp_path / "prepared" / "masks.npy").exists()
+
+
+def test_another_experiment_or_other_data_is_refused(trained: Path, prepared: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(trained, out)
+    experiment = toys.write_experiment(tmp_path / "e.toml", prepared)
+    with pytest.raises(RunError, match=r"learning_rate = 0\.001, but the experiment now says 0\.5"):
+        train(experiment, out=out, overrides=["train.denoiser.learning_rate=0.5"])
+    environment = (out / "environment.json").read_text()
+    (out / "environment.json").write_text(environment.replace('"data": "', '"data": "0'))
+    with pytest.raises(RunError, match="fingerprint"):
+        train(experiment, out=out)
+
+
+@pytest.mark.parametrize(
+    "override,message",
+    [
+        ("denoiser.size=32", "size = 32"),
+        ("denoiser.channels=3", "channels = 3"),
+        ("train.denoiser.steps=0", "steps >= 1"),
+        ("train.denoiser.noise_band=[5, 2000]", "2000"),
+        ("train.denoiser.band_share=0.5", "noise_band is given"),
+        ("train.denoiser.learning_rte=1", "learning_rate"),
+        ('train.denoiser.precision="fp16"', "no GPU"),
+    ],
+)
+def test_settings_that_do_not_fit_are_refused(prepared: Path, tmp_path: Path, override: str, message: str) -> None:
+    if "fp16" in override and torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    with pytest.raises(TagmaskError, match=message.replace("[", r"\[")):
+        train(toys.write_experiment(tmp_path / "e.toml", prepared), out=tmp_path / "run", overrides=[override])
+
+
+def test_one_tag_is_nothing_to_learn_from(prepared: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "prepared"
+    shutil.copytree(prepared, copy)
+    index = (copy / "index.csv").read_text().splitlines()
+    column = index[0].split(",").index("label")
+    rows = [line.split(",") for line in index]
+    for row in rows[1:]:
+        row[column] = "1"
+    (copy / "index.csv").write_text("\n".join(",".join(row) for row in rows) + "\n")
+    with pytest.raises(InputError, match="same tag"):
+        train(toys.write_experiment(tmp_path / "e.toml", copy), out=tmp_path / "run")
+
+
+def test_a_network_without_a_table_is_not_trained(prepared: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"no \[segmenter\] table"):
+        train(toys.write_experiment(tmp_path / "e.toml", prepared), out=tmp_path / "run", only="segmenter")
+
+
+def test_the_supervised_row_needs_masks_and_says_so(cohort: Path, prepared: Path, tmp_path: Path) -> None:
+    table = "[segmenter]\nsize = 16\nwidths = [8, 16]\n[train.segmenter]\nsteps = 2\nbatch = 4\n"
+    with pytest.raises(InputError, match="--supervised"):
+        train(toys.write_experiment(tmp_path / "a.toml", prepared, table), out=tmp_path / "a", only="segmenter")
+    from tagmask.jobs.prepare import prepare
+    from tagmask.slices import SliceSettings
+
+    settings = SliceSettings(size=toys.SIZE, normalise="window", window=(0.0, 255.0))
+    prepare(cohort, tmp_path / "p", settings=settings, supervised=True, masks=cohort / "masks")
+    run = train(toys.write_experiment(tmp_path / "b.toml", tmp_path / "p", table), out=tmp_path / "b", only="segmenter")
+    assert Run.open(run.path).networks.segmenter is not None
+    assert np.isfinite(run.networks.segmenter(torch.zeros(1, 1, 16, 16)).numpy()).all()  # type: ignore[misc]
