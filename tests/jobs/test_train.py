@@ -46,7 +46,8 @@ def test_a_run_leaves_everything_behind(trained: Path) -> None:
     ):
         assert expected in names
     assert any("tensorboard" in name for name in names)
-    lines = list(csv.DictReader((trained / "log" / "denoiser.csv").open()))
+    with (trained / "log" / "denoiser.csv").open() as file:
+        lines = list(csv.DictReader(file))
     assert [line["step"] for line in lines] == ["2", "4", "6"]
     assert weights.read_metadata(trained / "weights" / "denoiser.safetensors")["metadata"]["step"] == 6
 

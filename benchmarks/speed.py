@@ -1,0 +1,173 @@
+"""Slices per second against a plain transcription of the published loop, and training steps against a plain one.
+
+    python benchmarks/speed.py            the table at the sizes a laptop finishes in some minutes
+    python benchmarks/speed.py --full     paper-size networks at 64, 128 and 256 px too
+    python benchmarks/speed.py --train    training steps only
+
+The plain loop sends one slice at a time through the network, each condition by itself, as the published script does;
+ours is `CDM.predict` with the batch that `Pace` finds. Both see the same noise; the largest difference of the two maps,
+as a share of the map's largest value, is printed beside the ratio. The two take turns, and medians are reported.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from tagmask.diffusion.guidance import classifier_guidance, label_gradient
+from tagmask.diffusion.noise import gaussian
+from tagmask.diffusion.schedule import NoiseSchedule
+from tagmask.methods.cdm import CDM, CDMSettings
+from tagmask.networks.classifier import Classifier, ClassifierSettings
+from tagmask.networks.denoiser import Denoiser, DenoiserSettings
+from tagmask.objectives import Draws, denoise
+from tagmask.pace import Pace
+from tagmask.types import Batch
+
+SMALL = {"widths": (64, 96, 128), "attention": (2,), "blocks": 1}
+PAPER = {"widths": (128, 128, 256, 256), "attention": (3,), "blocks": 3}
+STAGES = 2
+
+
+def randomised(module: torch.nn.Module) -> torch.nn.Module:
+    """Fill the layers that start at zero, so that the two maps are worth comparing."""
+    generator = torch.Generator().manual_seed(0)
+    for parameter in module.parameters():
+        if not parameter.any():
+            torch.nn.init.normal_(parameter, std=0.02, generator=generator)
+    return module.eval().requires_grad_(False)
+
+
+def plain_loop(cdm: CDM, batch: Batch) -> Tensor:
+    """The published loop: one slice at a time, the two conditions one after the other."""
+    s, maps = cdm.settings, []
+    f1, f0 = cdm.denoiser.embed(1), cdm.denoiser.embed(0)
+    conditions = ((f1, 1), (s.tau * f1 + (1 - s.tau) * f0, 0))
+    for i, name in enumerate(batch.ids):
+        one = Batch(batch.image[i : i + 1], (name,))
+        x = [cdm.schedule.add_noise(one.image, s.noise_level, gaussian(one, 0))] * 2
+        total = torch.zeros_like(one.image)
+        for t in range(s.noise_level, s.noise_level - s.stages, -1):
+            for k, (e, y) in enumerate(conditions):
+                eps = cdm.denoiser(x[k], t, e)
+                if cdm.classifier is not None:
+                    gradient = label_gradient(cdm.classifier, x[k], t, torch.tensor([y], device=x[k].device))
+                    eps = classifier_guidance(eps, gradient, t, s.scale, cdm.schedule)
+                x[k] = cdm.schedule.ddim(x[k], eps, t, t - 1)
+            total = total + (x[0] - x[1]) / (1 - s.tau)
+        maps.append(total.sum(dim=1, keepdim=True))
+    return torch.cat(maps)
+
+
+def paced(cdm: CDM, batch: Batch, pace: Pace, device: str) -> Tensor:
+    """`tagmask segment`'s way: batches of the size that pays."""
+    maps, start = [], 0
+    while start < len(batch):
+        stop = start + pace.size
+        part = Batch(batch.image[start:stop], batch.ids[start:stop])
+        began = time.perf_counter()
+        maps.append(cdm.predict(part, 0).score_map)
+        synchronise(device)
+        pace.observe(len(part), time.perf_counter() - began)
+        start = stop
+    return torch.cat(maps)
+
+
+def synchronise(device: str) -> None:
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
+def seconds(work: Callable[[], Tensor], device: str) -> tuple[float, Tensor]:
+    start = time.perf_counter()
+    with torch.no_grad():
+        result = work()
+    synchronise(device)
+    return time.perf_counter() - start, result
+
+
+def inference_row(size: int, shape: dict[str, object], guided: bool, device: str, slices: int, repeats: int) -> str:
+    """One line of the table."""
+    denoiser = randomised(Denoiser(DenoiserSettings(size=size, **shape)))  # type: ignore[arg-type]
+    classifier = randomised(Classifier(ClassifierSettings(size=size, **shape))) if guided else None  # type: ignore[arg-type]
+    for module in filter(None, (denoiser, classifier)):
+        module.to(device=device, memory_format=torch.channels_last)
+    settings = CDMSettings(noise_level=400, stages=STAGES, tau=0.5)
+    cdm = CDM(denoiser, NoiseSchedule.linear(), classifier, settings)  # type: ignore[arg-type]
+    image = torch.rand(slices, 1, size, size, generator=torch.Generator().manual_seed(1)) * 2 - 1
+    batch = Batch(image, tuple(f"s/{i}" for i in range(slices))).to(device)
+    pace = Pace()
+    while not pace.settled and pace.size <= slices:  # find the batch before the clock runs
+        paced(cdm, batch, pace, device)
+    pairs = []
+    for _ in range(repeats):
+        ours, a = seconds(lambda: paced(cdm, batch, pace, device), device)
+        plain, b = seconds(lambda: plain_loop(cdm, batch), device)
+        pairs.append((ours, plain))
+    difference = float((a - b).abs().max() / b.abs().max())
+    ours, plain = (statistics.median(column) for column in zip(*pairs, strict=True))
+    ratio = statistics.median(p / o for o, p in pairs)
+    parameters = sum(p.numel() for p in denoiser.parameters()) / 1e6
+    return (
+        f"{'CG-CDM' if guided else 'CDM':7}{size:5}{parameters:9.1f}{pace.size:7}{slices / ours:12.2f}"
+        f"{slices / plain:12.2f}{ratio:8.2f}{difference:12.1e}"
+    )
+
+
+def training_row(size: int, device: str, repeats: int, steps: int = 3, batch: int = 16) -> str:
+    """Steps per second in bf16 against fp32, network of the small experiments."""
+    denoiser = randomised(Denoiser(DenoiserSettings(size=size, patch=2, **SMALL))).requires_grad_().to(device)  # type: ignore[arg-type]
+    optimizer = torch.optim.AdamW(denoiser.parameters(), lr=1e-4)
+    schedule = NoiseSchedule.linear()
+    image = torch.rand(batch, 1, size, size, device=device) * 2 - 1
+    label = torch.arange(batch, device=device) % 2
+    draws = Draws(
+        torch.randint(1, 1001, (batch,), device=device), torch.randn_like(image), torch.zeros_like(label) > 0
+    )
+
+    def run(bf16: bool) -> float:
+        start = time.perf_counter()
+        for _ in range(steps):
+            with torch.autocast(device, torch.bfloat16, enabled=bf16):
+                loss = denoise(denoiser, schedule, image, label, draws)  # type: ignore[arg-type]
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        synchronise(device)
+        return steps / (time.perf_counter() - start)
+
+    run(True), run(False)
+    pairs = [(run(True), run(False)) for _ in range(repeats)]
+    fast, slow = (statistics.median(column) for column in zip(*pairs, strict=True))
+    return f"train  {size:5}{batch:7} slices a step  bf16 {fast:6.2f}  fp32 {slow:6.2f} steps/s   ratio {fast / slow:.2f}"
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--full", action="store_true", help="paper-size networks at every size")
+    parser.add_argument("--train", action="store_true", help="training steps only")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    options = parser.parse_args(arguments)
+    print(f"torch {torch.__version__}, {options.device}, {torch.get_num_threads()} threads, R = {STAGES}")
+    print(training_row(64, options.device, options.repeats))
+    if options.train:
+        return
+    print(f"{'method':7}{'px':>5}{'M param':>9}{'batch':>7}{'ours sl/s':>12}{'plain sl/s':>12}{'ratio':>8}{'map diff':>12}")
+    gpu = options.device == "cuda"
+    for shape in (SMALL, PAPER):
+        for size in (64, 128, 256):
+            if shape is PAPER and size > 64 and not (options.full or gpu):
+                continue
+            slices = {64: 16, 128: 8, 256: 4}[size] * (4 if gpu else 1)
+            for guided in (False, True):
+                print(inference_row(size, shape, guided, options.device, slices, options.repeats), flush=True)
+
+
+if __name__ == "__main__":
+    main()
