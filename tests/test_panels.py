@@ -54,7 +54,13 @@ def test_few_or_undefined() -> None:
 
 
 def test_ties_show_the_larger_lesion() -> None:
-    rows = [line("small", 0.0, truth_pixels=3), line("large", 0.0, truth_pixels=300), line("good", 0.9)]
+    rows = [
+        line("small", 0.0, truth_pixels=3),
+        line("large", 0.0, truth_pixels=300),
+        line("good", 0.9, truth_pixels=4),
+    ]
+    rows.append(line("well", 0.9, truth_pixels=40))
+    assert [c.case for c in choose(rows) if c.kind == "best"] == ["well"]
     assert [c.case for c in choose(rows) if c.kind == "worst"] == ["large"]
 
 

@@ -23,7 +23,7 @@ ROWS = [
         PLAIN.replace("\n", "\r").encode(),
         PLAIN.replace(",", ";").encode(),
         PLAIN.replace(",", "\t").encode("utf-8-sig"),
-        PLAIN.replace("a,x.png", ' "a" , x.png ').replace(' "a"', '"a"').encode(),
+        PLAIN.replace("a,x.png", " a, x.png ").replace("label", " label ").encode(),
         PLAIN.rstrip("\n").encode(),
     ],
     ids=["plain", "bom", "crlf", "cr", "semicolon", "tab and bom", "spaces", "no last line end"],
@@ -71,7 +71,7 @@ def test_text_passes_whole(tmp_path: Path) -> None:
 def test_what_is_no_table(tmp_path: Path, data: bytes, message: str) -> None:
     path = tmp_path / "t.csv"
     path.write_bytes(data)
-    with pytest.raises(TableError, match="t.csv") as caught:
+    with pytest.raises(TableError, match=str(path)) as caught:
         list(read_rows(path, ("id", "image")))
     assert message in str(caught.value) and caught.value.repair
 

@@ -144,7 +144,7 @@ def curves(lines: Mapping[str, tuple[np.ndarray, np.ndarray]], chance: float | N
 
 
 def scatter(sizes: np.ndarray, dice: np.ndarray) -> bytes:
-    """Draw the Dice of each slice over the size of its lesion, with the mean of each quarter of the sizes.
+    """Draw the Dice of each slice over the size of its target, with the mean of each quarter of the sizes.
 
     Parameters
     ----------
@@ -152,7 +152,7 @@ def scatter(sizes: np.ndarray, dice: np.ndarray) -> bytes:
         Pixels, at least 1.
     dice : (N,) float in [0, 1]
     """
-    figure, axes = _axes("size of the lesion in the slice (pixels, log scale)", "Dice")
+    figure, axes = _axes("size of the target in the slice (pixels, log scale)", "Dice")
     opacity = float(np.clip(60 / max(len(sizes), 1), 0.12, 0.75))
     axes.scatter(
         sizes, dice, s=18, color=BACKGROUND, alpha=opacity, linewidths=0, label=f"one slice ({len(sizes):,})"

@@ -14,22 +14,11 @@ from typing import Any, Literal, cast, get_args
 import numpy as np
 
 from tagmask.errors import InputError
-from tagmask.histogram import ScoreHistogram
 from tagmask.io import atomic_write
 from tagmask.slices import Grid, Plane, SliceSettings, split, split_map
 from tagmask.types import Study
 
-__all__ = [
-    "Choice",
-    "Kind",
-    "Panel",
-    "ScoreHistogram",
-    "choose",
-    "cut",
-    "keep_panels",
-    "read_panels",
-    "write_panels",
-]
+__all__ = ["Choice", "Kind", "Loaded", "Panel", "choose", "cut", "keep_panels", "read_panels", "write_panels"]
 
 Kind = Literal["best", "median", "worst", "negative"]
 _MAX_SIDE = 256
@@ -92,7 +81,7 @@ def choose(rows: Iterable[Mapping[str, Any]], each: int = 3) -> list[Choice]:
     """Choose best, median and worst positive slices, and negative ones, from the slices of one method.
 
     A kind prefers different patients (or cases, where no patient is named), since neighbouring slices look
-    alike. Ties of Dice show the larger lesion. Negatives go from the largest false mask to the smallest.
+    alike. Ties of Dice show the larger target. Negatives go from the largest false mask to the smallest.
 
     Parameters
     ----------

@@ -3,7 +3,7 @@
     slices.npy          (N, C, S, S) float32 in [-1, 1], memory-mapped
     index.csv           one row a slice, in the order of slices.npy
     settings.json       how the slices were cut, and which column was the tag
-    fingerprint.json    SHA-256 of every source file, and one of everything
+    fingerprint.json    SHA-256 of every source file, of index.csv, and one of everything
     masks.npy           (N, S, S) uint8, 0 or 1; only where prepared supervised
     problems.csv        cases left out and warnings; only where there are any
 
@@ -25,6 +25,7 @@ import torch
 from tagmask.config import build
 from tagmask.errors import InputError, TagmaskError
 from tagmask.slices import SliceSettings
+from tagmask.sources import sha256
 from tagmask.types import Batch
 
 __all__ = ["COLUMNS", "FORMAT", "VERSION", "IndexRow", "Prepared"]
@@ -134,12 +135,15 @@ class Prepared:
             )
         settings = build(SliceSettings, record["slices"])
         index = _read_index(path / "index.csv")
+        prints = json.loads((path / "fingerprint.json").read_text(encoding="utf-8"))
+        if prints["index"] != sha256(path / "index.csv"):
+            raise ValueError("index.csv is not as it was written")
         images = _mapped(path / "slices.npy", np.float32, (len(index), None, settings.size, settings.size))
         return cls(
             path=path,
             settings=settings,
             tag=str(record["tag"]),
-            fingerprint=str(json.loads((path / "fingerprint.json").read_text("utf-8"))["fingerprint"]),
+            fingerprint=str(prints["fingerprint"]),
             supervised=bool(record["supervised"]),
             index=index,
             images=images,

@@ -22,6 +22,7 @@ from tagmask.config import plain
 from tagmask.errors import InputError, ResourceError
 from tagmask.prepared import COLUMNS, FORMAT, VERSION, IndexRow
 from tagmask.slices import SliceSettings
+from tagmask.sources import sha256
 
 __all__ = ["ArrayFile", "PreparedWriter"]
 
@@ -207,7 +208,12 @@ class PreparedWriter:
                 array.close()
         self._index_file.close()
         self.fingerprint = self._hash.hexdigest()
-        record = {"fingerprint": self.fingerprint, "tagmask": _version(), "sources": self._sources}
+        record = {
+            "fingerprint": self.fingerprint,
+            "tagmask": _version(),
+            "index": sha256(self._temporary / "index.csv"),
+            "sources": self._sources,
+        }
         self._write("settings.json", json.dumps(self._settings, indent=1))
         self._write("fingerprint.json", json.dumps(record, indent=1))
         lines = list(problems)

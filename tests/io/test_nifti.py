@@ -279,6 +279,7 @@ def test_the_same_mask_gives_the_same_bytes(tmp_path: Path) -> None:
     study = read_study(save_nifti(tmp_path / "a.nii.gz"), id="a")
     files = [write_mask(tmp_path / name, volume() > 60, study).read_bytes() for name in ("m", "n.1")]
     assert files[0] == files[1]
+    assert files[0][3] == 0 and files[0][4:8] == bytes(4)  # neither a name nor a time in the archive
     assert (tmp_path / "n.1.nii.gz").exists()
 
 

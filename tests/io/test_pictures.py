@@ -163,6 +163,15 @@ def test_cut_pictures(tmp_path: Path, format: str, part: float) -> None:
     refused(tmp_path / "a.png", "damaged|ends early|none of")
 
 
+@pytest.mark.parametrize("compression", [None, "zlib"])
+def test_a_tiff_cut_in_its_last_strip(tmp_path: Path, compression: Any) -> None:
+    noise = np.random.default_rng(0).integers(0, 255, (64, 64), dtype=np.uint8)
+    tifffile.imwrite(tmp_path / "a.tif", noise, compression=compression, rowsperstrip=16, metadata=None)
+    check(tmp_path / "a.tif", noise)
+    (tmp_path / "a.tif").write_bytes((tmp_path / "a.tif").read_bytes()[:-40])
+    refused(tmp_path / "a.tif", "ends early")
+
+
 def test_a_wrong_checksum(tmp_path: Path) -> None:
     data = bytearray(encoded("PNG"))
     data[data.index(b"IDAT") + 6] ^= 1

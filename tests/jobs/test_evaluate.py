@@ -14,7 +14,9 @@ from PIL import Image
 
 from tagmask.errors import ConfigError, InputError, TagmaskError
 from tagmask.jobs.evaluate import EvaluateSettings, combine, evaluate
+from tagmask.jobs.prepare import prepare
 from tagmask.scoring.scoreboard import combined_markdown
+from tagmask.slices import SliceSettings
 
 KEY = ("method", "positives", "image", "dice")
 AFFINE = np.diag([2.0, 3.0, 5.0, 1.0])
@@ -130,6 +132,8 @@ def test_the_trivial_rows_are_always_there(world: World, tmp_path: Path) -> None
     assert found.value("dice", row="all_empty", subset="mixed") == pytest.approx(16 / 24, abs=1e-5)
     assert found.value("dice", row="all_foreground") == pytest.approx(32 / 136, abs=1e-5)
     assert found.value("auprc", row="all_foreground") == pytest.approx(16 / 120)
+    pooled = [found.value("auprc", row="all_empty", subset=s, per="pooled") for s in ("positives", "mixed")]
+    assert pooled == [pytest.approx(16 / 120), pytest.approx(128 / 2880)]  # the prevalence of each subset
     assert found.value("recall", row="all_foreground") == 1.0
     assert found.value("dice", row="intensity_oracle") == pytest.approx(1.0, abs=0.15)
     oracle = next(r for r in found.summary["rows"] if r["row"] == "intensity_oracle")
@@ -406,45 +410,27 @@ def test_pictures_val_masks_and_positions(tmp_path: Path) -> None:
     assert (first["case"], first["slice"], first["position"], first["patient"]) == ("test_p0", "0", "0", "p")
 
 
-def write_prepared(
-    folder: Path, size: int, positions: np.ndarray, labels: list[int], masks: np.ndarray | None
-) -> Path:
-    """A prepared folder of blank pictures, cut along the third axis."""
-    folder.mkdir()
-    n = len(labels)
-    np.save(folder / "slices.npy", np.zeros((n, 1, size, size), np.float32))
-    if masks is not None:
-        np.save(folder / "masks.npy", masks.astype(np.uint8))
-    record = {"format": "tagmask-prepared", "version": 1, "slices": {"plane": "axial", "size": size}}
-    record |= {"tag": "label", "supervised": masks is not None}
-    (folder / "settings.json").write_text(json.dumps(record))
-    (folder / "fingerprint.json").write_text(json.dumps({"fingerprint": "0" * 64}))
-    rows = [
-        {
-            "row": i,
-            "id": str(i),
-            "study": "t",
-            "slice": i,
-            "label": y,
-            "patient": "t",
-            "split": "train",
-            "position": p,
-        }
-        for i, (y, p) in enumerate(zip(labels, positions, strict=True))
-    ]
-    write_lines(folder / "index.csv", rows)
-    return folder
+def prepared(root: Path, truth: np.ndarray, *, supervised: bool) -> Path:
+    """A prepared folder of one training volume on an RAS grid, at twice its size."""
+    write_volume(root / "images" / "t.nii.gz", truth.astype(np.float32) + 1, np.eye(4))
+    write_volume(root / "masks" / "t.nii.gz", truth, np.eye(4))
+    rows = []
+    for k in range(truth.shape[2]):
+        row = {"id": f"t{k}", "image": "images/t.nii.gz", "label": int(truth[..., k].any()), "slice": k}
+        rows.append({**row, "split": "train", "mask": "masks/t.nii.gz"})
+    table = write_lines(root / "table.csv", rows)
+    settings = SliceSettings(size=2 * truth.shape[0])
+    prepare(table, root / "prepared", settings=settings, supervised=supervised)
+    return root / "prepared"
 
 
 def test_mean_of_the_train_masks_lands_on_the_grid_of_the_case(tmp_path: Path) -> None:
-    # the 8 positives stand above 12 of the 16 negatives; the 4 middle ones of c tie
+    """What the training saw, turned for display and at twice the size, comes back in place."""
     truth = np.zeros((10, 10, 5), np.uint8)
     truth[1:4, 6:9, 1:4] = 1
     write_volume(tmp_path / "truth" / "a.nii.gz", truth, np.eye(4))
     write_volume(tmp_path / "results" / "a.nii.gz", truth * 0, np.eye(4))
-    shown = np.kron(truth[::-1, ::-1, 2].T, np.ones((2, 2)))  # rows A to P, columns R to L
-    masks = np.stack([shown * (0 < k < 4) for k in range(5)])
-    train = write_prepared(tmp_path / "train", 20, np.linspace(0, 1, 5), [0, 1, 1, 1, 0], masks)
+    train = prepared(tmp_path / "train", truth, supervised=True)
     found = evaluate(tmp_path / "results", tmp_path / "truth", out=tmp_path / "out", train=train, draws=20)
     reads = {r["row"]: r["reads"] for r in found.summary["rows"]}
     assert reads["mean_train_mask"] == reads["mean_train_mask_by_position"] == "train masks"
@@ -457,14 +443,13 @@ def test_mean_of_the_train_masks_lands_on_the_grid_of_the_case(tmp_path: Path) -
 
 
 def test_a_train_folder_without_masks_gives_the_position_row_only(world: World, tmp_path: Path) -> None:
-    train = write_prepared(tmp_path / "train", 8, np.linspace(0, 1, 8), [0, 0, 1, 1, 1, 1, 0, 0], None)
+    train = prepared(tmp_path / "train", world.truth["a"], supervised=False)
     found = evaluate(world.results, world.data, out=tmp_path / "out", train=train, draws=20)
     assert not any(r["row"].startswith("mean") for r in found.summary["rows"])
     assert any("train masks is absent" in note for note in found.summary["notes"])
+    # the 8 positives stand above 12 of the 16 negatives; the 4 middle ones of c tie
     place = found.summary["image_level"]["position"]
-    assert place["fit"] == "train tags" and place["auc"] == pytest.approx(
-        ((8 * 8) + 8 * 8 * 0.5) / (8 * 16), abs=0.35
-    )
+    assert place["fit"] == "train tags" and place["auc"] == pytest.approx(0.875, abs=0.03)
 
 
 def test_seeds_side_by_side(world: World, tmp_path: Path) -> None:

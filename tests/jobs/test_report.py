@@ -293,6 +293,8 @@ def test_size_is_bounded(make: Make, tmp_path: Path) -> None:
     large = make("large", count=10_000, cases=4, side=256)
     path = report([large], out=tmp_path / "report.html")
     assert 1e6 < path.stat().st_size < 10e6
+    figures = path.read_text(encoding="utf-8").split("<figure>")[1:]
+    assert len(figures) == 4 + 3 and max(map(len, figures[:3])) <= 8_000_000 // 12 + 200
     words = read(path).words
     assert "The 2,000 cases with the lowest Dice of 10,000;" in words
     many = [bare(make(f"e{n}", cases=16, side=8), panels=True) for n in range(5)]

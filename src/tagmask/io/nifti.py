@@ -87,7 +87,7 @@ def _header_kind(head: bytes) -> tuple[int, str] | None:
 
 
 @contextmanager
-def _stream(path: Path) -> Iterator[BinaryIO]:
+def _stream(path: Path) -> Iterator[BinaryIO | gzip.GzipFile]:
     """Open the bytes of a file, through gzip where the content is gzip, whatever the name says."""
     try:
         with open(path, "rb") as raw:
@@ -97,7 +97,7 @@ def _stream(path: Path) -> Iterator[BinaryIO]:
                 yield raw
                 return
             with gzip.GzipFile(fileobj=raw) as unpacked:
-                yield unpacked  # type: ignore[misc]
+                yield unpacked
     except EOFError:
         raise InputError(
             "The compressed data ends early: the file is cut.", where=path, repair=_AGAIN
@@ -143,7 +143,7 @@ def open_nifti(path: Path) -> NiftiFile:
             raise InputError(f"The header is damaged ({error}).", where=path, repair=_AGAIN) from None
 
 
-def _read(stream: BinaryIO, count: int, path: Path) -> bytes:
+def _read(stream: BinaryIO | gzip.GzipFile, count: int, path: Path) -> bytes:
     block = stream.read(count)
     if len(block) < count:
         raise InputError("The file ends inside its header.", where=path, repair=_AGAIN)

@@ -53,9 +53,12 @@ def write_image(path: Path, image: np.ndarray, like: Any, level: int = 6) -> Non
     header["vox_offset"] = header.single_vox_offset
     header["magic"] = header.single_magic
     header["scl_slope"], header["scl_inter"] = 1, 0
-    with atomic_write(path) as temporary, open(temporary, "wb") as raw:
-        # No name and no time in the archive: the same image gives the same bytes.
-        with gzip.GzipFile(filename="", mode="wb", fileobj=raw, compresslevel=level, mtime=0) as packed:
-            packed.write(header.binaryblock + b"\0\0\0\0")
-            for k in range(image.shape[-1] if image.ndim == 3 else 1):
-                packed.write((image[..., k] if image.ndim == 3 else image).tobytes(order="F"))
+    # No name and no time in the archive: the same image gives the same bytes.
+    with (
+        atomic_write(path) as temporary,
+        open(temporary, "wb") as raw,
+        gzip.GzipFile(filename="", mode="wb", fileobj=raw, compresslevel=level, mtime=0) as packed,
+    ):
+        packed.write(header.binaryblock + bytes(4))
+        for k in range(image.shape[-1] if image.ndim == 3 else 1):
+            packed.write((image[..., k] if image.ndim == 3 else image).tobytes(order="F"))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,7 +16,9 @@ import numpy as np
 
 from tagmask.errors import GeometryError, InputError, TagmaskError
 from tagmask.io import case_files, read_mask, read_scores, read_study, same_grid, stem
+from tagmask.panels import keep_panels
 from tagmask.prepared import Prepared
+from tagmask.runs import environment
 from tagmask.scoring.ledger import Ledger
 from tagmask.scoring.matching import (
     Results,
@@ -223,10 +226,15 @@ def evaluate(
             **ledger.summary(),
             "cases": _case_lists(found, cases, matched, ledger.failed),
             "notes": notes,
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            "environment": environment(),
             "image_level": ledger.image_level(position_prior(prepared)),
             "files": {i: _files(reader, case) for i, case in matched.items()},
         }
     )
+    rows_of_method = (record.cells() for record in ledger.records["method"])
+    plane: Any = settings.plane
+    keep_panels(Path(out) / "panels.npz", rows_of_method, plane, lambda i: reader.load(matched[i]).shown())
     ledger.write(Path(out), summary)
     return Evaluation(Path(out), summary, tuple(ledger.failed))
 

@@ -124,7 +124,7 @@ def _image_level(evaluation: Evaluation) -> Html:
     pieces = []
     if rows:
         against, n = level.get("against", "truth"), level.get("n", "–")
-        caption = f"Is there a lesion in the slice? Against {against}, {n} slices"
+        caption = f"Is the target in the slice? Against {against}, {n} slices"
         pieces.append(table(["Row", "From", "AUC"], rows, caption=caption, class_="named"))
     titles = {row["row"]: row.get("title") or row["row"] for row in evaluation.summary["rows"]}
     found = [
@@ -214,15 +214,15 @@ def explanation(evaluations: Sequence[Evaluation]) -> Html:
     """Say in plain words how to read the report."""
     masked = any("mask" in str(r.get("reads")).lower() for e in evaluations for r in e.summary["rows"])
     points = [
-        "The method learned from tags alone (is there a lesion in this slice?) unless its stamp says more. "
+        "The method learned from tags alone (is the target in this slice?) unless its stamp says more. "
         "It was then asked which pixels. Truth masks were used for this evaluation only.",
         "Dice is the overlap of the mask found with the mask drawn by a person: 0 is none, 1 is perfect.",
-        "“Positive slices only” shows how well lesions are outlined. “All slices” also rewards saying "
+        "“Positive slices only” shows how well the target is outlined. “All slices” also rewards saying "
         "nothing where there is nothing: if most slices are negative, an always empty mask scores high. "
         "Compare with the row all-empty.",
         "The trivial rows know next to nothing. A method below them has not earned its cost.",
         "HD95 is the distance between the outlines, its worst twentieth left aside: smaller is better.",
-        "AUPRC judges the score map before a threshold is chosen; chance equals the share of lesion pixels.",
+        "AUPRC judges the score map before a threshold is chosen; chance equals the share of target pixels.",
         "In the pictures, the orange line is the truth and the cyan area the mask. Best, median and worst go "
         "by Dice among positive slices; look at the worst ones first.",
     ]

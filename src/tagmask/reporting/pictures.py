@@ -19,7 +19,7 @@ _HEADINGS = {
     "best": "Best positive slices",
     "median": "Median positive slices",
     "worst": "Worst positive slices",
-    "negative": "Negative slices: there is no lesion, so every coloured pixel is a false alarm",
+    "negative": "Negative slices: the target is not there, so every coloured pixel is a false alarm",
 }
 
 
@@ -63,7 +63,7 @@ def _figure(panel: Panel, evaluation: Evaluation) -> Html:
     alone = sum(row.case == choice.case for row in evaluation.slices) == 1
     where = "" if alone else f", slice {choice.slice}"
     name = choice.case + where
-    facts = f"lesion {choice.truth_pixels:,} px, mask {choice.mask_pixels:,} px"
+    facts = f"target {choice.truth_pixels:,} px, mask {choice.mask_pixels:,} px"
     dice = f"Dice {number(choice.dice, 2)}, " if choice.kind != "negative" else ""
     image = panel.image if panel.image is not None else np.zeros(panel.truth.shape, np.uint8)
     plain = (
@@ -112,7 +112,7 @@ def _score(panel: Panel, name: str, threshold: float | None) -> Html:
 
 
 def charts(evaluation: Evaluation) -> Html:
-    """Give the histogram of scores, the precision-recall curve and the Dice over the size of the lesion."""
+    """Give the histogram of scores, the precision-recall curve and the Dice over the size of the target."""
     drawn = [piece for piece in (_histogram(evaluation), _curve(evaluation), *_sizes(evaluation)) if piece]
     return join([tag("h3", "Charts"), tag("div", *drawn, class_="charts")]) if drawn else Html("")
 
@@ -147,7 +147,8 @@ def _curve(evaluation: Evaluation) -> Html | None:
     lines, words = {}, []
     for row in evaluation.summary["rows"]:
         key = (row["row"], "positives")
-        if key in evaluation.curves:
+        # A row whose scores are all alike has no curve but chance.
+        if key in evaluation.curves and row["row"] not in ("all_empty", "all_foreground"):
             pooled = ((row.get("positives") or {}).get("pooled") or {}).get("auprc") or {}
             title = f"{row.get('title') or row['row']}, AP {number(pooled.get('value'))}"
             lines[title] = evaluation.curves[key]
@@ -173,10 +174,10 @@ def _sizes(evaluation: Evaluation) -> list[Html]:
         lines.append(
             [f"{low:,} to {high:,} px", f"{int(inside.sum()):,}", number(float(dice[inside].mean()))]
         )
-    alt = "Dice over lesion size: " + "; ".join(f"{size}: mean {mean}" for size, _, mean in lines) + "."
+    alt = "Dice over target size: " + "; ".join(f"{size}: mean {mean}" for size, _, mean in lines) + "."
     by_size = table(
-        ["Size of the lesion", "slices", "mean Dice"], lines, caption="Dice by quarter of the sizes"
+        ["Size of the target", "slices", "mean Dice"], lines, caption="Dice by quarter of the sizes"
     )
-    note = "Small lesions are harder: a mean over all slices hides how the method does on them."
-    chart = _chart("Dice against lesion size", figures.scatter(sizes, dice), alt, note)
+    note = "Small targets are harder: a mean over all slices hides how the method does on them."
+    chart = _chart("Dice against target size", figures.scatter(sizes, dice), alt, note)
     return [chart, tag("div", by_size)]

@@ -84,7 +84,7 @@ def cases(evaluation: Evaluation, most: int) -> Html:
     unit = (evaluation.summary.get("hd95") or {}).get("unit") or "px"
     seconds = {str(c.get("case")): c.get("seconds") for c in evaluation.manifest.get("cases") or []}
     head = ["Case", "Patient", "Slices", "Positive", "Dice, positives", "Dice, all"]
-    head += [f"HD95 ({unit})", "AUPRC", "Lesion (px)", "Mask (px)", "Seconds"]
+    head += [f"HD95 ({unit})", "AUPRC", "Target (px)", "Mask (px)", "Seconds"]
     lines: Iterator[list[object]] = (
         [
             row.case,
@@ -98,9 +98,7 @@ def cases(evaluation: Evaluation, most: int) -> Html:
         ]
         for row in rows[:most]
     )
-    note = (
-        "Means over the slices of a case; “positives” are its slices with a lesion, for HD95 and AUPRC too. "
-    )
+    note = "Means over the slices of a case; “positives” are those with the target, for HD95 and AUPRC too. "
     note += "Click a column to sort by it."
     if len(rows) > most:
         note += f" The {most:,} cases with the lowest Dice of {len(rows):,}; all are in per_slice.csv."

@@ -13,6 +13,7 @@ import numpy as np
 
 from tagmask.curves import PooledScores, average_precision
 from tagmask.errors import ConfigError, InputError
+from tagmask.histogram import ScoreHistogram
 from tagmask.metrics import counts, hd95
 from tagmask.scoring.aggregate import PER_PATIENT, PER_SLICE, SliceRecord, image_level, per_patient, summarise
 from tagmask.scoring.matching import SliceInfo
@@ -59,6 +60,7 @@ class Ledger:
     records: dict[str, list[SliceRecord]] = field(init=False)
     failed: list[tuple[str, str]] = field(default_factory=list)
     units: set[str] = field(default_factory=set)
+    histogram: ScoreHistogram = field(default_factory=ScoreHistogram)
     unlisted: int = 0
     below_min_area: int = 0
 
@@ -139,6 +141,8 @@ class Ledger:
         score = None if filled[1] is None else case.cut(filled[1], k)
         positive = info.tag == 1 if self.settings.positives == "tag" else bool(truth.any())
         inside = None if body is None or self.settings.ap_over == "image" else case.cut(body, k)
+        if row == "method" and score is not None:
+            self.histogram.add(score, truth)
         area, area_status = self._area(row, positive, score, truth, inside)
         spacing = case.study.spacing
         in_plane = None if spacing is None else [s for a, s in enumerate(spacing) if a != case.axis]
@@ -255,6 +259,7 @@ class Ledger:
         patients = (line for row, s in subsets for line in per_patient(self.subset(row, s), row, s))
         write_csv(out / "per_patient.csv", PER_PATIENT, patients)
         write_csv(out / "pr_curve.csv", PR_CURVE, self.curves())
+        self.histogram.write(out / "histogram.csv")
         write_csv(out / "summary.csv", FLAT, flat(summary))
         write_text(out / "summary.md", markdown(summary))
         write_text(out / "summary.json", json.dumps(summary, indent=1, ensure_ascii=False) + "\n")

@@ -276,13 +276,13 @@ def picture_positions(cases: dict[str, TruthCase], results: Results | None) -> d
     """
     groups: dict[str, list[tuple[str, int]]] = {}
     for case in cases.values():
+        lines = [] if results is None else results.slices.get(case.id, [])
         if len(case.rows) == 1 and case.rows[0].slice is not None:
             groups.setdefault(case.rows[0].patient, []).append((case.id, case.rows[0].slice))
-        elif not case.rows and results is not None and len(lines := results.slices.get(case.id, [])) == 1:
-            if lines[0]["slice"]:
-                groups.setdefault(lines[0].get("patient") or case.id, []).append(
-                    (case.id, int(lines[0]["slice"]))
-                )
+        elif not case.rows and len(lines) == 1 and lines[0]["slice"]:
+            groups.setdefault(lines[0].get("patient") or case.id, []).append(
+                (case.id, int(lines[0]["slice"]))
+            )
     placed: dict[str, float] = {}
     for members in groups.values():
         where = relative_positions(np.array([number for _, number in members]))

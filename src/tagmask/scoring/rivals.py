@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import numpy as np
 
 from tagmask.errors import InputError
 from tagmask.masks import otsu
+from tagmask.panels import Loaded
 from tagmask.prepared import Prepared
 from tagmask.scoring.matching import SliceInfo
 from tagmask.scoring.trivial import BrightSearch, MeanMask, PositionPrior
@@ -68,6 +69,12 @@ class LoadedCase:
     def cut(self, volume: np.ndarray, index: int) -> np.ndarray:
         """Give a view of one slice of an (..., I, J, K) volume."""
         return np.moveaxis(volume, self.axis - 3, -1)[..., index]
+
+    def shown(self) -> Loaded:
+        """Give image, truth, mask and scores for a panel of the report."""
+        if self.image is None:
+            return replace(self.study, sources=()), self.truth, self.mask, self.scores
+        return replace(self.study, image=self.image), self.truth, self.mask, self.scores
 
     def each_slice(self, rule: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]) -> Filled:
         """Apply a rule on pictures (C, H, W), giving mask and score (H, W), to every slice of the image."""

@@ -1,0 +1,162 @@
+"""The commands that make a run: prepare, train, tune."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from tagmask.cli.console import counter, say, training
+from tagmask.cli.options import (
+    Device,
+    MaskLabels,
+    Method,
+    Override,
+    Overwrite,
+    Plane,
+    RunFolder,
+    Seed,
+    given,
+    integers,
+)
+
+__all__ = ["app"]
+
+app = typer.Typer()
+
+
+@app.command(epilog="Example: tagmask prepare scans/labels.csv -o prepared/scans --plane axial --size 64")
+def prepare(
+    table: Annotated[
+        Path,
+        typer.Argument(metavar="TABLE", help="CSV (id, image, label, ...) or a folder with one per split."),
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder to make.")],
+    plane: Annotated[Plane, typer.Option(help="Anatomical plane, or axis of the file.")] = "axial",
+    size: Annotated[int, typer.Option(help="Edge of the square slices in pixels.")] = 64,
+    normalise: Annotated[
+        Literal["volume", "slice", "window"] | None,
+        typer.Option(help="Grey values; by default window if --window is given, else volume."),
+    ] = None,
+    percentiles: Annotated[
+        tuple[float, float] | None, typer.Option(metavar="LOW HIGH", help="Of normalise = volume.")
+    ] = None,
+    window: Annotated[
+        tuple[float, float] | None, typer.Option(metavar="LOW HIGH", help="Of normalise = window.")
+    ] = None,
+    channels: Annotated[
+        str | None, typer.Option(metavar="N,N", help="Channels in order, from 0; by default all.")
+    ] = None,
+    tag: Annotated[str, typer.Option(help="Column that holds the tag.")] = "label",
+    supervised: Annotated[
+        bool, typer.Option("--supervised", help="Prepare masks too, for the supervised baseline.")
+    ] = False,
+    masks: Annotated[Path | None, typer.Option(help="Folder of masks, if the table names none.")] = None,
+    mask_labels: MaskLabels = None,
+    val_fraction: Annotated[
+        float, typer.Option(help="Share of patients, if the table has no splits.")
+    ] = 0.15,
+    test_fraction: Annotated[
+        float, typer.Option(help="Share of patients, if the table has no splits.")
+    ] = 0.2,
+    seed: Seed = 0,
+    workers: Annotated[int, typer.Option(help="Studies read at a time.")] = 1,
+    overwrite: Overwrite = False,
+) -> None:
+    """Cut the scans of a table of tags into slices for training."""
+    from tagmask.config import build
+    from tagmask.jobs.prepare import prepare as job
+    from tagmask.slices import SliceSettings
+
+    table_of_settings = {
+        "plane": plane,
+        "size": size,
+        "normalise": normalise or ("window" if window else "volume"),
+        "percentiles": percentiles,
+        "window": window,
+        "channels": integers(channels, "--channels"),
+    }
+    settings = build(SliceSettings, given(table_of_settings), where="tagmask prepare")
+    with counter("preparing") as report:
+        summary = job(
+            table,
+            out,
+            settings=settings,
+            tag=tag,
+            supervised=supervised,
+            masks=masks,
+            mask_labels=integers(mask_labels, "--mask-labels"),
+            val_fraction=val_fraction,
+            test_fraction=test_fraction,
+            seed=seed,
+            workers=workers,
+            overwrite=overwrite,
+            report=report,
+        )
+    typer.echo(str(summary))
+    raise typer.Exit(summary.exit_code)
+
+
+@app.command(
+    epilog="Example: tagmask train experiments/hippocampus.toml -o runs/hippocampus --set denoiser.dropout=0"
+)
+def train(
+    experiment: Annotated[Path, typer.Argument(metavar="EXPERIMENT", help="TOML file.")],
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Run folder; by default runs/ and the file's name.")
+    ] = None,
+    overrides: Override = None,
+    only: Annotated[
+        str | None, typer.Option(help="Train this network alone: denoiser, classifier or segmenter.")
+    ] = None,
+) -> None:
+    """Train the networks of an experiment, or go on where a stopped training was.
+
+    On several GPUs or nodes: torchrun --nproc-per-node 4 -m tagmask train ...
+    """
+    from tagmask.jobs.train import train as job
+
+    out = out or Path("runs") / experiment.stem
+    try:
+        with training() as report:
+            run = job(experiment, out=out, overrides=overrides or [], only=only, report=report)
+    except KeyboardInterrupt:
+        say(f"stopped. The same command goes on from the last checkpoint in {out}.")
+        raise
+    typer.echo(f"trained -> {run.path}")
+
+
+@app.command(
+    epilog='Example: tagmask tune runs/hippocampus --grid "noise_level=[100, 200]" --grid "stages=[5, 10]"'
+)
+def tune(
+    run: RunFolder,
+    grid: Annotated[
+        list[str], typer.Option(metavar="NAME=[A, B]", help="A setting and its values. May be repeated.")
+    ],
+    method: Method = None,
+    overrides: Override = None,
+    split: Annotated[str, typer.Option(help="Split whose tags decide.")] = "val",
+    limit: Annotated[int | None, typer.Option(help="Look at this many slices of either tag at most.")] = None,
+    seed: Seed = 0,
+    device: Device = "cpu",
+) -> None:
+    """Choose a method's settings by the tags of the validation split. No mask is opened."""
+    from tagmask.config import override
+    from tagmask.jobs.tune import tune as job
+
+    values = {k: v if isinstance(v, list) else [v] for k, v in override({}, grid).items()}
+    with counter("tuning") as report:
+        result = job(
+            run,
+            grid=values,
+            method=method,
+            overrides=overrides or [],
+            split=split,
+            limit=limit,
+            seed=seed,
+            device=device,
+            report=report,
+        )
+    typer.echo(str(result))

@@ -1,0 +1,310 @@
+"""The promises of docs/adr/0001-floors.md, checked by reading every import of the package."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from dataclasses import dataclass
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "src" / "tagmask"
+
+# A unit is a module or a folder directly inside the package. Write a new one on the floor where it belongs.
+FLOORS: dict[int, set[str]] = {
+    0: {"errors", "types"},
+    1: {
+        *(
+            "augment",
+            "cohort",
+            "config",
+            "curves",
+            "diffusion",
+            "figures",
+            "grids",
+            "histogram",
+            "io",
+            "masks",
+        ),
+        *(
+            "metrics",
+            "networks",
+            "pace",
+            "panels",
+            "prepared",
+            "prepared_writer",
+            "sampling",
+            "slices",
+            "sources",
+        ),
+        *("spreadsheet", "table", "tally"),
+    },
+    2: {"experiment", "methods", "objectives", "reporting", "runs", "scoring"},
+    3: {"jobs"},
+    4: {"__init__", "__main__", "cli", "doctor"},
+}
+FLOOR = {unit: floor for floor, units in FLOORS.items() for unit in units}
+
+# Outside library -> who may import it: a unit, or one module of a unit. Others are open to all.
+DOORS: dict[str, set[str]] = {
+    "accelerate": {"jobs.train"},
+    "diffusers": {"networks"},
+    "matplotlib": {"figures", "jobs.report", "reporting"},
+    "monai": {"metrics", "networks.segmenter"},
+    "nibabel": {"io"},
+    "PIL": {"io"},
+    "pydantic": {"config"},
+    "pydicom": {"io"},
+    "rich": {"cli"},
+    "safetensors": {"networks"},
+    "tifffile": {"io"},
+    "typer": {"cli"},
+}
+# They need a torchvision that fits torch to the letter, or read pickles.
+BANNED = {
+    *(
+        "torchvision",
+        "timm",
+        "pytorch_grad_cam",
+        "segmentation_models_pytorch",
+        "anomalib",
+        "itk",
+        "lightning",
+    ),
+    *("pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "marshal", "shelve"),
+}
+MASK_READERS = {"jobs.prepare", "jobs.evaluate", "io"}
+
+
+@dataclass(frozen=True)
+class Module:
+    """A source file: `name` is dotted and leaves out the package, "" the package's own __init__."""
+
+    name: str
+    tree: ast.Module
+
+    @property
+    def unit(self) -> str:
+        return self.name.split(".")[0] or "__init__"
+
+    def imports(self) -> Iterator[str]:
+        """Full dotted names of all that is imported, wherever the statement stands."""
+        for node in ast.walk(self.tree):
+            if isinstance(node, ast.Import):
+                yield from (alias.name for alias in node.names)
+            elif isinstance(node, ast.ImportFrom):
+                assert not node.level, f"{self.name}: relative import; write tagmask.…"
+                yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+    def own_imports(self) -> set[str]:
+        """What is imported of the package, without its name."""
+        return {name.removeprefix("tagmask.") for name in self.imports() if name.startswith("tagmask.")}
+
+    def within(self, places: set[str]) -> bool:
+        return any(self.name == place or self.name.startswith(f"{place}.") for place in places)
+
+
+def parse(name: str, source: str) -> Module:
+    return Module(name, ast.parse(source))
+
+
+def modules() -> list[Module]:
+    found = []
+    for path in sorted(PACKAGE.rglob("*.py")):
+        parts = path.relative_to(PACKAGE).with_suffix("").parts
+        if parts[-1] == "__init__":
+            parts = parts[:-1]
+        found.append(parse(".".join(parts), path.read_text(encoding="utf-8")))
+    return found
+
+
+MODULES = modules()
+
+
+def unit_of(imported: str) -> str | None:
+    """The unit behind "io.read_study"; None for a name that the package itself gives, as __version__."""
+    first = imported.split(".")[0]
+    return first if first in FLOOR else None
+
+
+def upward(module: Module) -> list[str]:
+    """Imports of a higher floor; a job's of another job, a method's of another method."""
+    wrong = []
+    for imported in sorted(module.own_imports()):
+        unit = unit_of(imported)
+        if unit is None:
+            continue
+        if FLOOR[unit] > FLOOR[module.unit]:
+            wrong.append(
+                f"{module.name} (floor {FLOOR[module.unit]}) imports {imported} (floor {FLOOR[unit]})"
+            )
+        siblings = {"jobs": "jobs.benchmark", "methods": "methods"}
+        if unit == module.unit and unit in siblings and module.name != siblings[unit]:
+            wrong.append(f"{module.name} imports {imported}, of its own kind")
+    return wrong
+
+
+def through_the_wall(module: Module) -> list[str]:
+    """Outside libraries that are not imported at their door, or not to be imported at all."""
+    wrong = []
+    for imported in sorted(module.imports()):
+        library = imported.split(".")[0]
+        if library in BANNED:
+            wrong.append(f"{module.name} imports {library}, which nothing here may")
+        if library in DOORS and not module.within(DOORS[library]):
+            wrong.append(f"{module.name} imports {library}; its door is {', '.join(sorted(DOORS[library]))}")
+    return wrong
+
+
+def trusting(module: Module) -> list[str]:
+    """Calls that run what a file says."""
+    wrong = []
+    for node in ast.walk(module.tree):
+        if not isinstance(node, ast.Call):
+            continue
+        call = ast.unparse(node.func)
+        arguments = {k.arg: k.value for k in node.keywords}
+        pickle = arguments.get("allow_pickle")
+        refused = isinstance(pickle, ast.Constant) and pickle.value is False
+        if call in ("eval", "exec", "compile", "__import__", "torch.load", "yaml.load", "yaml.unsafe_load"):
+            wrong.append(f"{module.name}:{node.lineno} calls {call}")
+        elif (call in ("np.load", "numpy.load") or pickle is not None) and not refused:
+            wrong.append(f"{module.name}:{node.lineno} calls {call} without allow_pickle=False")
+    return wrong
+
+
+def reads_masks(module: Module) -> bool:
+    """Whether `read_mask` is named anywhere: imported, as an attribute, or as text for getattr."""
+    for node in ast.walk(module.tree):
+        if isinstance(node, ast.ImportFrom) and any(alias.name == "read_mask" for alias in node.names):
+            return True
+        if isinstance(node, ast.Attribute) and node.attr == "read_mask":
+            return True
+        if isinstance(node, ast.Constant) and node.value == "read_mask":
+            return True
+    return False
+
+
+def test_every_unit_stands_on_a_floor() -> None:
+    units = {module.unit for module in MODULES}
+    assert units - FLOOR.keys() == set(), "say in FLOORS on which floor it stands"
+    assert FLOOR.keys() - units == set(), "is not there any more"
+
+
+def test_imports_go_down() -> None:
+    assert [line for module in MODULES for line in upward(module)] == []
+
+
+def test_units_of_one_floor_do_not_go_round_in_circles() -> None:
+    graph: dict[str, set[str]] = {unit: set() for unit in FLOOR}
+    for module in MODULES:
+        if module.unit != "__init__":  # it promises names, and imports none before it is asked
+            graph[module.unit] |= {u for name in module.own_imports() if (u := unit_of(name))} - {module.unit}
+    try:
+        tuple(TopologicalSorter(graph).static_order())
+    except CycleError as error:
+        pytest.fail(" -> ".join(error.args[1]))
+
+
+def test_each_library_comes_in_by_its_door() -> None:
+    assert [line for module in MODULES for line in through_the_wall(module)] == []
+
+
+def test_nothing_runs_what_a_file_says() -> None:
+    assert [line for module in MODULES for line in trusting(module)] == []
+
+
+def test_masks_are_read_by_two_jobs_alone() -> None:
+    readers = {module.name for module in MODULES if reads_masks(module)}
+    assert {name for name in readers if not name.startswith("io")} <= MASK_READERS
+    assert "jobs.evaluate" in readers, "the check is blind"
+
+
+def test_nothing_is_left_open() -> None:
+    marks = ("TODO", "FIXME", "XXX")
+    sources = {path: path.read_text(encoding="utf-8") for path in PACKAGE.rglob("*.py")}
+    assert [str(path) for path, text in sources.items() if any(mark in text for mark in marks)] == []
+
+
+# The checks are checked: each of these lines must be caught where it stands.
+
+
+@pytest.mark.parametrize(
+    ("name", "source"),
+    [
+        ("errors", "from tagmask.io import read_study"),
+        ("slices", "def f():\n    from tagmask.methods.cdm import CDM"),
+        ("methods.cdm", "from tagmask.jobs.train import train"),
+        ("methods.cdm", "from tagmask.methods.supervised import Supervised"),
+        ("jobs.segment", "import tagmask.jobs.train"),
+        ("jobs.train", "from tagmask import cli"),
+    ],
+)
+def test_an_upward_import_is_caught(name: str, source: str) -> None:
+    assert upward(parse(name, source)) != []
+
+
+@pytest.mark.parametrize(
+    ("name", "source"),
+    [
+        ("jobs.train", "from tagmask.runs import Run"),
+        ("jobs.benchmark", "from tagmask.jobs.train import train"),
+        ("io.nifti", "from tagmask.io.guards import same_grid"),
+        ("cli.training", "from tagmask import __version__"),
+    ],
+)
+def test_a_downward_import_is_not(name: str, source: str) -> None:
+    assert upward(parse(name, source)) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "source"),
+    [
+        ("slices", "import nibabel as nib"),
+        ("jobs.segment", "from accelerate import Accelerator"),
+        ("networks.unet", "from torchvision import ops"),
+        ("networks.weights", "import pickle"),
+        ("masks", "def f():\n    import matplotlib.pyplot as plt"),
+    ],
+)
+def test_a_library_beside_its_door_is_caught(name: str, source: str) -> None:
+    assert through_the_wall(parse(name, source)) != []
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "torch.load(path)",
+        "torch.load(path, weights_only=True)",
+        "np.load(path)",
+        "np.load(path, allow_pickle=True)",
+        "archive.get(allow_pickle=flag)",
+        "eval(text)",
+        "exec(text)",
+        "yaml.load(text)",
+    ],
+)
+def test_trust_is_caught(source: str) -> None:
+    assert trusting(parse("io.nifti", source)) != []
+
+
+@pytest.mark.parametrize(
+    "source", ["network.eval()", "np.load(path, allow_pickle=False)", "re.compile(text)"]
+)
+def test_what_only_looks_like_trust_is_not(source: str) -> None:
+    assert trusting(parse("io.nifti", source)) == []
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "from tagmask.io import read_mask",
+        "from tagmask import io\nio.read_mask(path)",
+        "from tagmask.io.studies import read_mask as r",
+        "getattr(io, 'read_mask')",
+    ],
+)
+def test_a_reader_of_masks_is_caught(source: str) -> None:
+    assert reads_masks(parse("jobs.segment", source))
