@@ -91,7 +91,9 @@ def seconds(work: Callable[[], Tensor], device: str) -> tuple[float, Tensor]:
     return time.perf_counter() - start, result
 
 
-def inference_row(size: int, shape: dict[str, object], guided: bool, device: str, slices: int, repeats: int) -> str:
+def inference_row(
+    size: int, shape: dict[str, object], guided: bool, device: str, slices: int, repeats: int
+) -> str:
     """One line of the table."""
     denoiser = randomised(Denoiser(DenoiserSettings(size=size, **shape)))  # type: ignore[arg-type]
     classifier = randomised(Classifier(ClassifierSettings(size=size, **shape))) if guided else None  # type: ignore[arg-type]
@@ -144,11 +146,14 @@ def training_row(size: int, device: str, repeats: int, steps: int = 3, batch: in
     run(True), run(False)
     pairs = [(run(True), run(False)) for _ in range(repeats)]
     fast, slow = (statistics.median(column) for column in zip(*pairs, strict=True))
-    return f"train  {size:5}{batch:7} slices a step  bf16 {fast:6.2f}  fp32 {slow:6.2f} steps/s   ratio {fast / slow:.2f}"
+    speeds = f"bf16 {fast:6.2f}  fp32 {slow:6.2f} steps/s   ratio {fast / slow:.2f}"
+    return f"train  {size:5}{batch:7} slices a step  {speeds}"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--full", action="store_true", help="paper-size networks at every size")
     parser.add_argument("--train", action="store_true", help="training steps only")
     parser.add_argument("--repeats", type=int, default=3)
@@ -158,7 +163,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(training_row(64, options.device, options.repeats))
     if options.train:
         return
-    print(f"{'method':7}{'px':>5}{'M param':>9}{'batch':>7}{'ours sl/s':>12}{'plain sl/s':>12}{'ratio':>8}{'map diff':>12}")
+    columns = {"px": 5, "M param": 9, "batch": 7, "ours sl/s": 12, "plain sl/s": 12, "ratio": 8, "map diff": 12}
+    print(f"{'method':7}" + "".join(f"{name:>{width}}" for name, width in columns.items()))
     gpu = options.device == "cuda"
     for shape in (SMALL, PAPER):
         for size in (64, 128, 256):

@@ -166,7 +166,9 @@ def test_misuse(tmp_path: Path) -> None:
             writer.add(rows(), IMAGE, np.zeros((2, 4, 4), bool), sources={})
         with pytest.raises(ValueError, match="no slice to write"):
             writer.finish()
-    with PreparedWriter(tmp_path / "b", SETTINGS, tag="t", supervised=True) as writer:
-        with pytest.raises(ValueError, match="do not belong together"):
-            writer.add(rows(), IMAGE, sources={})
+    with (
+        pytest.raises(ValueError, match="do not belong together"),
+        PreparedWriter(tmp_path / "b", SETTINGS, tag="t", supervised=True) as writer,
+    ):
+        writer.add(rows(), IMAGE, sources={})
     assert names(tmp_path) == []

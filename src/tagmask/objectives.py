@@ -99,7 +99,8 @@ def variational_bound(
     )  # fmt: skip
     decoder = -_log_likelihood(x0, model, (0.5 * log_model).exp())
     terms = torch.where(t.reshape(-1, 1, 1, 1) > 1, divergence, decoder)
-    return terms.flatten(1).mean(dim=1) / math.log(2)
+    bits: Tensor = terms.flatten(1).mean(dim=1) / math.log(2)
+    return bits
 
 
 def _log_likelihood(x: Tensor, mean: Tensor, sigma: Tensor) -> Tensor:
@@ -107,7 +108,8 @@ def _log_likelihood(x: Tensor, mean: Tensor, sigma: Tensor) -> Tensor:
     upper = torch.special.ndtr((x - mean + 1 / 255) / sigma)
     lower = torch.special.ndtr((x - mean - 1 / 255) / sigma)
     inside = torch.where(x < -0.999, upper, torch.where(x > 0.999, 1 - lower, upper - lower))
-    return inside.clamp(min=1e-12).log()
+    result: Tensor = inside.clamp(min=1e-12).log()
+    return result
 
 
 def classify(
@@ -128,4 +130,5 @@ def segment(segmenter: Segmenter, image: Tensor, mask: Tensor) -> Tensor:
     logits = segmenter(image).float()
     p = logits.sigmoid()
     dice = (2 * (p * mask).sum() + 1) / (p.sum() + mask.sum() + 1)
-    return F.binary_cross_entropy_with_logits(logits, mask) + 1 - dice
+    loss: Tensor = F.binary_cross_entropy_with_logits(logits, mask) + 1 - dice
+    return loss

@@ -120,7 +120,9 @@ class PreparedWriter:
             **(record or {}),
         }
         self._sources: dict[str, str] = {}
-        self._hash = hashlib.sha256(_canonical(self._settings))
+        # The version is recorded but not part of the fingerprint: equal data stay equal across releases.
+        identity = {key: value for key, value in self._settings.items() if key != "tagmask"}
+        self._hash = hashlib.sha256(_canonical(identity))
         _refuse_existing(self.out, overwrite)
 
     def __enter__(self) -> PreparedWriter:

@@ -1,15 +1,16 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import torch
 
@@ -30,6 +31,17 @@ def state(run: Path, name: str = "denoiser") -> dict[str, torch.Tensor]:
 
 def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+def same_gradient(a: Path, b: Path) -> bool:
+    """Whether the first step of two runs had the same gradient, up to the order of sums.
+
+    Adam's own mean of it: the weights would differ by whole steps where a gradient is nothing but rounding.
+    """
+    ours, theirs = state(a), state(b)
+    means = [k for k in ours if k.endswith("exp_avg")]
+    assert any(ours[k].abs().max() > 1e-4 for k in means)
+    return all(torch.allclose(ours[k], theirs[k], rtol=1e-3, atol=1e-6) for k in means)
 
 
 def test_a_run_leaves_everything_behind(trained: Path) -> None:
@@ -70,13 +82,16 @@ def test_a_stopped_run_resumes_bit_for_bit(trained: Path, prepared: Path, tmp_pa
     assert same(state(out), state(trained))
 
 
-def test_micro_batches_and_order_of_networks_do_not_matter(trained: Path, prepared: Path, tmp_path: Path) -> None:
+def test_micro_batches_and_order_of_networks_do_not_matter(
+    trained: Path, prepared: Path, tmp_path: Path
+) -> None:
     experiment = toys.write_experiment(tmp_path / "e.toml", prepared)
     train(experiment, out=tmp_path / "run", only="classifier")
     assert same(state(tmp_path / "run", "classifier"), state(trained, "classifier"))
-    train(experiment, out=tmp_path / "micro", only="denoiser", overrides=["train.denoiser.micro_batch=3"])
-    ours, theirs = state(tmp_path / "micro"), state(trained)
-    assert all(torch.allclose(ours[k], theirs[k], atol=1e-4) for k in ours if k.startswith("network."))
+    for name, change in (("whole", []), ("micro", ["train.denoiser.micro_batch=3"])):
+        one_step = ["train.denoiser.steps=1", *change]
+        train(experiment, out=tmp_path / name, only="denoiser", overrides=one_step)
+    assert same_gradient(tmp_path / "micro", tmp_path / "whole")
 
 
 def launch(experiment: Path, out: Path, processes: int, *overrides: str) -> subprocess.Popen[str]:
@@ -95,7 +110,7 @@ def launch(experiment: Path, out: Path, processes: int, *overrides: str) -> subp
     environment["PYTHONPATH"] = os.pathsep.join([str(ROOT / "src"), str(ROOT)])
     return subprocess.Popen(
         [*launcher, str(script), str(experiment), str(out), *overrides],
-        env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+        env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
 
 
@@ -108,28 +123,32 @@ def finish(process: subprocess.Popen[str]) -> None:
 @pytest.mark.parametrize("processes", [1, 2])
 def test_a_killed_run_resumes_bit_for_bit(prepared: Path, tmp_path: Path, processes: int) -> None:
     experiment = toys.write_experiment(tmp_path / "e.toml", prepared)
-    long = "train.denoiser.steps=40"
+    long = "train.denoiser.steps=60"
     finish(launch(experiment, tmp_path / "whole", processes, long))
     victim = launch(experiment, tmp_path / "killed", processes, long)
     deadline = time.monotonic() + 200
     while not list((tmp_path / "killed" / "checkpoints").glob("denoiser-*.safetensors")):
         assert victim.poll() is None and time.monotonic() < deadline
         time.sleep(0.02)
-    os.killpg(victim.pid, signal.SIGKILL)
+    family = [victim, *psutil.Process(victim.pid).children(recursive=True)]  # torchrun's workers have own sessions
+    for process in family:
+        process.kill()
     victim.communicate()
     assert not (tmp_path / "killed" / "weights" / "denoiser.safetensors").exists()
     finish(launch(experiment, tmp_path / "killed", processes, long))
     assert same(state(tmp_path / "killed"), state(tmp_path / "whole"))
-    hashes = {weights.sha256(tmp_path / run / "weights" / "denoiser.safetensors") for run in ("killed", "whole")}
+    hashes = {
+        weights.sha256(tmp_path / run / "weights" / "denoiser.safetensors") for run in ("killed", "whole")
+    }
     assert len(hashes) == 1
 
 
 @pytest.mark.slow
-def test_two_processes_learn_what_one_does(trained: Path, prepared: Path, tmp_path: Path) -> None:
+def test_two_processes_learn_what_one_does(prepared: Path, tmp_path: Path) -> None:
     experiment = toys.write_experiment(tmp_path / "e.toml", prepared)
-    finish(launch(experiment, tmp_path / "two", 2))
-    ours, theirs = state(tmp_path / "two"), state(trained)
-    assert all(torch.allclose(ours[k], theirs[k], atol=1e-4) for k in ours if k.startswith("network."))
+    for processes in (1, 2):
+        finish(launch(experiment, tmp_path / str(processes), processes, "train.denoiser.steps=1"))
+    assert same_gradient(tmp_path / "1", tmp_path / "2")
 
 
 def test_a_loss_that_is_no_number_stops_with_the_last_good_state(
@@ -193,11 +212,15 @@ def test_another_experiment_or_other_data_is_refused(trained: Path, prepared: Pa
         ('train.denoiser.precision="fp16"', "no GPU"),
     ],
 )
-def test_settings_that_do_not_fit_are_refused(prepared: Path, tmp_path: Path, override: str, message: str) -> None:
+def test_settings_that_do_not_fit_are_refused(
+    prepared: Path, tmp_path: Path, override: str, message: str
+) -> None:
     if "fp16" in override and torch.cuda.is_available():
         pytest.skip("there is a GPU")
     with pytest.raises(TagmaskError, match=message.replace("[", r"\[")):
-        train(toys.write_experiment(tmp_path / "e.toml", prepared), out=tmp_path / "run", overrides=[override])
+        train(
+            toys.write_experiment(tmp_path / "e.toml", prepared), out=tmp_path / "run", overrides=[override]
+        )
 
 
 def test_one_tag_is_nothing_to_learn_from(prepared: Path, tmp_path: Path) -> None:
@@ -209,6 +232,9 @@ def test_one_tag_is_nothing_to_learn_from(prepared: Path, tmp_path: Path) -> Non
     for row in rows[1:]:
         row[column] = "1"
     (copy / "index.csv").write_text("\n".join(",".join(row) for row in rows) + "\n")
+    fingerprint = json.loads((copy / "fingerprint.json").read_text())
+    fingerprint["index"] = weights.sha256(copy / "index.csv")  # or the folder would count as damaged
+    (copy / "fingerprint.json").write_text(json.dumps(fingerprint))
     with pytest.raises(InputError, match="same tag"):
         train(toys.write_experiment(tmp_path / "e.toml", copy), out=tmp_path / "run")
 
@@ -221,12 +247,18 @@ def test_a_network_without_a_table_is_not_trained(prepared: Path, tmp_path: Path
 def test_the_supervised_row_needs_masks_and_says_so(cohort: Path, prepared: Path, tmp_path: Path) -> None:
     table = "[segmenter]\nsize = 16\nwidths = [8, 16]\n[train.segmenter]\nsteps = 2\nbatch = 4\n"
     with pytest.raises(InputError, match="--supervised"):
-        train(toys.write_experiment(tmp_path / "a.toml", prepared, table), out=tmp_path / "a", only="segmenter")
+        train(
+            toys.write_experiment(tmp_path / "a.toml", prepared, table), out=tmp_path / "a", only="segmenter"
+        )
     from tagmask.jobs.prepare import prepare
     from tagmask.slices import SliceSettings
 
     settings = SliceSettings(size=toys.SIZE, normalise="window", window=(0.0, 255.0))
     prepare(cohort, tmp_path / "p", settings=settings, supervised=True, masks=cohort / "masks")
-    run = train(toys.write_experiment(tmp_path / "b.toml", tmp_path / "p", table), out=tmp_path / "b", only="segmenter")
+    run = train(
+        toys.write_experiment(tmp_path / "b.toml", tmp_path / "p", table),
+        out=tmp_path / "b",
+        only="segmenter",
+    )
     assert Run.open(run.path).networks.segmenter is not None
     assert np.isfinite(run.networks.segmenter(torch.zeros(1, 1, 16, 16)).numpy()).all()  # type: ignore[misc]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -63,7 +63,7 @@ class Evaluation:
     """
 
     out: Path
-    summary: dict[str, Any]
+    summary: dict[str, Any] = field(repr=False)
     failed: tuple[tuple[str, str], ...]
 
     def value(

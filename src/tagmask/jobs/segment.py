@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -292,7 +292,7 @@ class _Job:
         if self.classifier is None:
             return None
         with torch.no_grad():
-            return self.classifier(batch.image, 0).float().softmax(dim=1)[:, 1].cpu()
+            return cast(Tensor, self.classifier(batch.image, 0)).float().softmax(dim=1)[:, 1].cpu()
 
     def _tag(self, row: Case | None, present: Tensor | None, i: int) -> tuple[int | None, str]:
         if self.tags == "none":
@@ -374,7 +374,7 @@ def _pixels_per_slice(mask: np.ndarray, slices: Slices) -> np.ndarray:
     """Number of mask pixels of each slice on the study's own grid, in the order of the slices."""
     axis = slices.grid.axis
     counts: np.ndarray = mask.sum(axis=tuple(a for a in range(3) if a != axis))
-    return counts[np.asarray(slices.indices, dtype=int)]
+    return np.asarray(counts[slices.indices])
 
 
 def _device(name: str) -> str:

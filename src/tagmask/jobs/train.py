@@ -14,6 +14,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, cast
 
@@ -220,7 +221,7 @@ class _Trainer:
         torch.manual_seed(_number(s.seed, "dropout", step, process.process_index))
         image, label, mask, draws = self._batch(step)
         mine = _share(s.batch, process.num_processes, process.process_index)
-        micro = mine.split(s.micro_batch or len(mine)) if len(mine) else ()
+        micro = torch.split(mine, s.micro_batch or len(mine))
         total = torch.zeros((), device=process.device)
         for i, part in enumerate(micro):
             last = i == len(micro) - 1
@@ -333,7 +334,7 @@ class _Trainer:
         if self.accelerator.is_main_process:
             path.parent.mkdir(exist_ok=True)
             record = {"step": self.step, "data": self.prepared.fingerprint}
-            weights.save(path, cast(nn.Module, self.average.module), record)
+            weights.save(path, self.average.module, record)
 
     def _draw_samples(self) -> None:
         """Walk the same noise down under both tags, 25 steps: one row a tag."""
@@ -347,7 +348,7 @@ class _Trainer:
         e = torch.cat([denoiser.embed(tag).expand(columns, -1) for tag in (0, 1)])
         stops = torch.linspace(self.schedule.steps, 0, 26).round().int().tolist()
         with torch.no_grad():
-            for t, s in zip(stops, stops[1:], strict=False):
+            for t, s in pairwise(stops):
                 x = self.schedule.ddim(x, self.schedule.clip(x, t, denoiser(x, t, e)), t, s)
         rows = (
             x[:, 0]

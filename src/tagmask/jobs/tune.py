@@ -96,7 +96,9 @@ def tune(
     if split == "test":
         raise ConfigError("settings cannot be chosen on the test split.", repair="Use the val split.")
     if not grid or not all(grid.values()):
-        raise ConfigError("there is nothing to try.", repair='Give for instance --grid "noise_level=[50, 100, 200]".')
+        raise ConfigError(
+            "there is nothing to try.", repair='Give for instance --grid "noise_level=[50, 100, 200]".'
+        )
     run = run if isinstance(run, Run) else Run.open(run, overrides=overrides)
     name = run.method_name(method)
     prepared = Prepared.open(run.experiment.data.prepared)
@@ -104,7 +106,9 @@ def tune(
     tags = prepared.labels[rows]
     candidates: list[dict[str, Any]] = []
     combinations = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
-    makers = [run.method(name, device=device, **settings) for settings in combinations]  # refuse before working
+    makers = [
+        run.method(name, device=device, **settings) for settings in combinations
+    ]  # refuse before working
     for settings, candidate in zip(combinations, makers, strict=True):
         clarity = []
         for places in np.array_split(rows, max(1, len(rows) // BATCH)):

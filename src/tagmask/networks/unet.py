@@ -72,7 +72,7 @@ def build_unet(s: DenoiserSettings) -> Any:
     attends = [level in s.attention for level in range(len(s.widths))]
     resample = "resnet" if s.resample_blocks else "conv"
     planes = s.channels * s.patch**2
-    unet: Any = UNet2DModel(  # type: ignore[no-untyped-call]
+    unet: Any = UNet2DModel(
         sample_size=s.size // s.patch,
         in_channels=planes,
         out_channels=planes * (1 + s.learn_sigma),
