@@ -33,7 +33,7 @@ from tagmask.errors import (
 from tests import toys
 
 ROOT = Path(__file__).parents[1]
-COMMANDS = ("prepare", "train", "tune", "segment", "evaluate", "report", "doctor")
+COMMANDS = ("prepare", "train", "tune", "segment", "evaluate", "combine", "report", "doctor")
 
 
 @dataclass(frozen=True)
@@ -488,6 +488,10 @@ def test_from_tags_to_a_report(
     result = run("evaluate", "results", cohort / "masks" / "test", "--table", cohort / "test" / "labels.csv")
     assert (result.code, result.err) == (0, "")
     assert "all-foreground" in result.out
+
+    result = run("combine", "results-evaluation", "results-evaluation")
+    assert result.code == 0 and "± 0.000" in result.out
+    assert run("combine", "results").code == 2
 
     result = run("report", "results-evaluation")
     assert result == Outcome(0, "report.html\n", "")

@@ -16,7 +16,7 @@ import os
 import platform
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from importlib import metadata
 from pathlib import Path
@@ -34,7 +34,7 @@ from tagmask.prepared import Prepared
 from tagmask.slices import SliceSettings
 from tagmask.types import Method
 
-__all__ = ["Run", "environment"]
+__all__ = ["Run", "device_of", "environment"]
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,8 @@ class Run:
     experiment
         As resolved, `tuned.toml` and overrides included.
     snapshot
-        Use the weights after this many steps instead of the last ones.
+        Use the weights after this many steps instead of the last ones. A network that was trained for fewer
+        steps, or kept no snapshots, gives its last ones.
     """
 
     path: Path
@@ -94,7 +95,9 @@ class Run:
         Raises
         ------
         RunError
-            No run is there.
+            No run is there, or it kept no such snapshot.
+        ConfigError
+            A settings file that is damaged, or an override that does not fit.
         """
         path = Path(path)
         if not (path / "experiment.toml").is_file():
@@ -107,8 +110,35 @@ class Run:
         table = plain(experiment)
         if tuned and (path / "tuned.toml").is_file():
             table = _merge(table, read_toml(path / "tuned.toml"))
+            build(Experiment, table, where=path / "tuned.toml")
         experiment = build(Experiment, override(table, overrides), where=path / "experiment.toml")
-        return cls(path, experiment, snapshot)
+        run = cls(path, experiment, snapshot)
+        if snapshot is not None and not any(snapshot in run.snapshots(name) for name in NETWORKS):
+            raise run._no_snapshot()
+        return run
+
+    @classmethod
+    def of(
+        cls, run: Run | Path | str, *, overrides: Sequence[str] = (), snapshot: int | None = None
+    ) -> Run:
+        """Open a folder, or take a run that is open.
+
+        Raises
+        ------
+        ConfigError
+            Overrides or a snapshot for a run that is open already.
+        RunError
+            As :meth:`open`.
+        """
+        if not isinstance(run, Run):
+            return cls.open(Path(run), overrides=overrides, snapshot=snapshot)
+        if overrides or snapshot is not None:
+            raise ConfigError(
+                "overrides and snapshot are for a run folder, but this run is open already.",
+                where=run.path,
+                repair="Give the folder, or pass them to Run.open.",
+            )
+        return run
 
     @property
     def slices(self) -> SliceSettings:
@@ -119,28 +149,53 @@ class Run:
         RunError
             The run does not say.
         """
-        if "slices" not in self.environment:
+        table = self.environment.get("slices")
+        if not isinstance(table, dict):
             raise RunError(
                 "environment.json does not say how slices were cut.",
                 where=self.path,
                 repair="Train it again.",
             )
-        return build(SliceSettings, self.environment["slices"], where=self.path / "environment.json")
+        return build(SliceSettings, table, where=self.path / "environment.json")
 
     @property
     def environment(self) -> dict[str, Any]:
         """What was recorded when the run began."""
         try:
-            content: dict[str, Any] = json.loads((self.path / "environment.json").read_text(encoding="utf-8"))
+            content = json.loads((self.path / "environment.json").read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return {}
-        return content
+        return content if isinstance(content, dict) else {}
+
+    def snapshots(self, network: str) -> list[int]:
+        """Give the steps after which weights of a network were kept, rising."""
+        files = (self.path / "snapshots").glob(f"{network}-*.safetensors")
+        steps = (file.stem.removeprefix(f"{network}-") for file in files)
+        return sorted(int(step) for step in steps if step.isdecimal())
 
     def weights_path(self, network: str) -> Path:
-        """Where the weights of a network are, or will be."""
-        if self.snapshot is None:
-            return self.path / "weights" / f"{network}.safetensors"
-        return self.path / "snapshots" / f"{network}-{self.snapshot:06d}.safetensors"
+        """Give the file that the weights of a network are read from, whether it is there or not.
+
+        Raises
+        ------
+        RunError
+            The network kept snapshots, but none after `snapshot` steps.
+        """
+        kept = self.snapshots(network) if self.snapshot is not None else []
+        if self.snapshot in kept:
+            return self.path / "snapshots" / f"{network}-{self.snapshot:06d}.safetensors"
+        if self.snapshot is not None and kept and self.snapshot < kept[-1]:
+            raise self._no_snapshot()
+        return self.path / "weights" / f"{network}.safetensors"
+
+    def _no_snapshot(self) -> RunError:
+        kept = {name: steps for name in NETWORKS if (steps := self.snapshots(name))}
+        shown = "; ".join(f"{name}: {', '.join(map(str, steps))}" for name, steps in kept.items())
+        return RunError(
+            f"has no weights after {self.snapshot} steps. Kept are: {shown or 'none'}.",
+            where=self.path,
+            repair="Choose one of these, or train with snapshot_every.",
+        )
 
     @cached_property
     def networks(self) -> Networks:
@@ -148,8 +203,6 @@ class Run:
         found: dict[str, Any] = {}
         for name in NETWORKS:
             path = self.weights_path(name)
-            if self.snapshot is not None and not path.exists():
-                path = replace(self, snapshot=None).weights_path(name)
             if path.exists():
                 found[name] = weights.load(path, name).eval().requires_grad_(False)
         return Networks(schedule=self.experiment.schedule.build(), **found)
@@ -182,6 +235,25 @@ class Run:
             # channels_last: 1.1 to 1.4 times faster on a CPU, and what a GPU's tensor cores want.
             getattr(networks, need).to(device=device, memory_format=torch.channels_last)
         return recipe.make(networks, settings_of(name, {**self.experiment.methods.get(name, {}), **changes}))
+
+
+def device_of(name: str) -> str:
+    """Resolve "auto" to the best device of this machine; refuse one that cannot be used.
+
+    Raises
+    ------
+    ConfigError
+        No such device here.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        torch.zeros(1, device=name)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ConfigError(
+            f"the device {name!r} cannot be used: {str(error).splitlines()[0]}", repair="Use auto or cpu."
+        ) from None
+    return name
 
 
 def environment() -> dict[str, Any]:

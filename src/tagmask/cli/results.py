@@ -178,6 +178,27 @@ def evaluate(
     raise typer.Exit(InputError.exit_code if found.failed else 0)
 
 
+@app.command(epilog="Example: tagmask combine results/seed0-evaluation results/seed1-evaluation")
+def combine(
+    evaluations: Annotated[
+        list[Path], typer.Argument(metavar="EVALUATION...", help="Folders made by tagmask evaluate.")
+    ],
+) -> None:
+    """Average evaluations of the same slices, such as several noise seeds: mean and standard deviation."""
+    from tagmask.scoring.scoreboard import combine as job
+    from tagmask.scoring.scoreboard import combined_markdown
+
+    paths = [folder / "summary.json" for folder in evaluations]
+    for path in paths:
+        if not path.is_file():
+            raise InputError(
+                "is no evaluation: it has no summary.json.",
+                where=path.parent,
+                repair="Give folders made by tagmask evaluate.",
+            )
+    typer.echo(combined_markdown(job(paths)))
+
+
 @app.command(epilog="Example: tagmask report results/hippocampus-evaluation -o report.html")
 def report(
     results: Annotated[

@@ -154,14 +154,14 @@ def _check_grid(path: Path, shape: tuple[int, ...], affine: np.ndarray | None, t
 
 
 def evaluate(
-    results: Path,
-    truth: Path,
+    results: Path | str,
+    truth: Path | str,
     *,
-    out: Path,
-    table: Path | None = None,
-    images: Path | None = None,
-    val: Path | None = None,
-    train: Path | None = None,
+    out: Path | str,
+    table: Path | str | None = None,
+    images: Path | str | None = None,
+    val: Path | str | None = None,
+    train: Path | str | None = None,
     name: str | None = None,
     settings: EvaluateSettings | None = None,
     **conventions: Any,
@@ -203,7 +203,9 @@ def evaluate(
         A convention out of range, or one that needs tags or images that are not there.
     """
     settings = settings or EvaluateSettings(**conventions)
-    found, cases = open_results(Path(results)), truth_cases(Path(truth), table, tag=settings.tag)
+    results, truth, out = Path(results), Path(truth), Path(out)
+    table, images, val, train = (None if p is None else Path(p) for p in (table, images, val, train))
+    found, cases = open_results(results), truth_cases(truth, table, tag=settings.tag)
     matched = {i: cases[i] for i in sorted(cases) if i in found.masks}
     if not matched:
         raise InputError(
@@ -213,12 +215,12 @@ def evaluate(
         )
     settings = replace(settings, plane=settings.plane or str(found.manifest.get("plane", "axial")))
     reader = _Reader(settings, _images(matched, found, images), picture_positions(cases, found), found)
-    prepared = Prepared.open(Path(train)) if train is not None else None
+    prepared = Prepared.open(train) if train is not None else None
     rows, notes = _rows(reader, matched, val, prepared, name or found.title)
     ledger = Ledger(rows, settings, found.score_source(matched))
     for case in _stream(reader, matched, ledger.failed):
         ledger.enter(case)
-    ledger.check(Path(results))
+    ledger.check(results)
     given = {"table": table, "images": images, "val": val, "train": train}
     summary = plain(
         {
@@ -234,9 +236,9 @@ def evaluate(
     )
     rows_of_method = (record.cells() for record in ledger.records["method"])
     plane: Any = settings.plane
-    keep_panels(Path(out) / "panels.npz", rows_of_method, plane, lambda i: reader.load(matched[i]).shown())
-    ledger.write(Path(out), summary)
-    return Evaluation(Path(out), summary, tuple(ledger.failed))
+    keep_panels(out / "panels.npz", rows_of_method, plane, lambda i: reader.load(matched[i]).shown())
+    ledger.write(out, summary)
+    return Evaluation(out, summary, tuple(ledger.failed))
 
 
 def _rows(

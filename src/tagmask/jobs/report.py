@@ -20,7 +20,7 @@ __all__ = ["report"]
 _PANELS, _BYTES, _LINES = 48, 8_000_000, 2000
 
 
-def report(results: Sequence[Path], *, out: Path) -> Path:
+def report(results: Sequence[Path | str], *, out: Path | str) -> Path:
     """Write one HTML file about one or several evaluations.
 
     Parameters

@@ -10,21 +10,21 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal, cast, get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from tagmask.config import plain
-from tagmask.errors import InputError, TagmaskError
+from tagmask.errors import ConfigError, InputError, TagmaskError
 from tagmask.io import atomic_write, read_study, write_mask, write_scores
 from tagmask.masks import MaskSettings, binarise
 from tagmask.methods import METHODS
 from tagmask.networks import weights
 from tagmask.networks.classifier import Classifier
 from tagmask.pace import Pace
-from tagmask.runs import Run, environment
+from tagmask.runs import Run, device_of, environment
 from tagmask.slices import Slices, SliceSettings, join, split
 from tagmask.table import Case, read_inputs
 from tagmask.types import Batch, Method, Study
@@ -86,10 +86,10 @@ class _Open:
 
 
 def segment(
-    run: Run | Path,
-    inputs: Sequence[Path],
+    run: Run | Path | str,
+    inputs: Sequence[Path | str],
     *,
-    out: Path,
+    out: Path | str,
     method: str | None = None,
     overrides: Sequence[str] = (),
     snapshot: int | None = None,
@@ -136,20 +136,25 @@ def segment(
     Raises
     ------
     InputError
-        No case at all, or the output folder holds results already.
+        No case at all, one image given twice, or the output folder holds results already.
     ConfigError, RunError
         Settings or a run that cannot do it.
     """
-    start = time.perf_counter()
-    run = run if isinstance(run, Run) else Run.open(run, overrides=overrides, snapshot=snapshot)
+    start, out = time.perf_counter(), Path(out)
+    if batch is not None and batch < 1:
+        raise ConfigError(f"batch = {batch} is not allowed.", repair="Use 1 or more, or leave it out.")
+    if tags not in get_args(Tags):
+        raise ConfigError(f"tags = {tags!r} is not known.", repair=f"Use {', '.join(get_args(Tags))}.")
+    run = Run.of(run, overrides=overrides, snapshot=snapshot)
     studies = _by_study(case for path in inputs for case in read_inputs(Path(path)))
     if (out / "manifest.json").exists() and not overwrite:
         raise InputError("holds results already.", where=out, repair="Give another folder, or --overwrite.")
-    device = _device(device)
+    device = device_of(device)
     name = run.method_name(method)
     job = _Job(
         method=run.method(name, device=device),
         classifier=run.networks.classifier,
+        channels=getattr(run.networks, METHODS[name].needs[0]).settings.channels,
         settings=run.slices,
         mask=run.experiment.mask,
         seed=seed,
@@ -167,6 +172,7 @@ def segment(
             repair="Train one ([classifier] in the experiment), or use --tags none.",
         )
     out.mkdir(parents=True, exist_ok=True)
+    _clear(out, studies)
     manifest = _manifest(run, name, job, studies)
     _write_json(out / "manifest.json", manifest)
     if run.experiment.mask.rule == "otsu_mean":
@@ -198,6 +204,7 @@ class _Job:
 
     method: Method
     classifier: Classifier | None
+    channels: int
     settings: SliceSettings
     mask: MaskSettings
     seed: int
@@ -221,6 +228,7 @@ class _Job:
                 yield name
                 continue
             waiting += [(case, k) for k in range(case.left)]
+            del case  # or it would stay in memory while the next one is read
             while len(waiting) >= self.pace.size:
                 yield from self._batch(waiting)
         while waiting:
@@ -231,6 +239,7 @@ class _Job:
         try:
             study = read_study(rows[0].images, id=name)
             slices = split(study, self.settings)
+            _check_channels(study, slices, self.channels)
             by_index = _rows_by_slice(rows, slices, study)
         except Exception as error:
             self._fail(name, rows, error)
@@ -244,9 +253,9 @@ class _Job:
         self.failed[name] = problem
         self.records.append({"case": name, "sources": _names(rows), "status": "failed", "error": problem})
 
-    def _batch(self, waiting: list[tuple[_Open, int]]) -> Iterator[str]:
-        """Take one batch off the front of the queue; yield the cases it completes."""
-        members = waiting[: self.pace.size]
+    def _batch(self, waiting: list[tuple[_Open, int]], count: int | None = None) -> Iterator[str]:
+        """Take one batch off the front of the queue; yield the cases it completes, well or not."""
+        members = waiting[: count or self.pace.size]
         start = time.perf_counter()
         try:
             self._predict(members)
@@ -254,6 +263,16 @@ class _Job:
             if not self.pace.out_of_memory():
                 raise
             torch.cuda.empty_cache()
+            return
+        except Exception as error:
+            first = members[0][0]
+            own = sum(case is first for case, _ in members)
+            if own < len(members):  # whose fault is it? The slices of the first case go alone.
+                yield from self._batch(waiting, own)
+                return
+            waiting[:] = [member for member in waiting if member[0] is not first]
+            self._fail(first.study.id, list(first.rows.values()), error)
+            yield first.study.id
             return
         del waiting[: len(members)]
         self.pace.observe(len(members), time.perf_counter() - start)
@@ -303,17 +322,20 @@ class _Job:
 
     def _close(self, case: _Open) -> None:
         """Bring maps and masks to the study's own grid and write them."""
-        study, rows = case.study, list(case.rows.values())
-        self.lines.extend(case.lines)
+        study, written = case.study, []
         if not self.write:
+            self.lines.extend(case.lines)
             return
         try:
             mask = join(case.masks, case.slices.grid) >= 0.5
-            write_mask(self.out / "masks" / study.id, mask, study)
+            written.append(write_mask(self.out / "masks" / study.id, mask, study))
             write_scores(self.out / "scores" / study.id, join(case.maps, case.slices.grid), study)
         except Exception as error:
-            self._fail(study.id, rows, error)
+            for path in written:  # a failed case leaves nothing behind
+                path.unlink(missing_ok=True)
+            self._fail(study.id, list(case.rows.values()), error)
             return
+        self.lines.extend(case.lines)
         for line, pixels in zip(case.lines, _pixels_per_slice(mask, case.slices), strict=True):
             line["mask_pixels"] = int(pixels)
         self.done.append(study.id)
@@ -340,11 +362,19 @@ def _by_study(cases: Iterable[Case]) -> dict[str, list[Case]]:
     """Group rows of one image, in order of appearance."""
     studies: dict[str, list[Case]] = {}
     for case in cases:
-        studies.setdefault(case.study, []).append(case)
-        if studies[case.study][0].images != case.images:
+        rows = studies.setdefault(case.study, [])
+        if case in rows:  # the very same input, twice
+            continue
+        rows.append(case)
+        if rows[0].images != case.images:
             raise InputError(
-                f"two inputs are both called {case.study!r}: {studies[case.study][0].images[0]} and {case.images[0]}.",
+                f"two inputs are both called {case.study!r}: {rows[0].images[0]} and {case.images[0]}.",
                 repair="Segment them into two output folders, or rename one.",
+            )
+        if rows[0].source != case.source:
+            raise InputError(
+                f"the image {case.images[0]} is given twice: {rows[0].where} and {case.where}.",
+                repair="Give each image once, with its table if it has one.",
             )
     if not studies:
         raise InputError(
@@ -356,6 +386,12 @@ def _by_study(cases: Iterable[Case]) -> dict[str, list[Case]]:
 def _rows_by_slice(rows: list[Case], slices: Slices, study: Study) -> dict[int, Case]:
     """Row of each slice index; a row without an index speaks for the whole volume, or for its one picture."""
     indices = [int(i) for i in slices.indices]
+    if study.kind == "picture" and len(rows) > 1:
+        raise InputError(
+            f"{len(rows)} rows are about this one picture.",
+            where=rows[0].images[0],
+            repair="Keep one row for each picture.",
+        )
     if study.kind == "picture" or rows[0].slice is None:
         return dict.fromkeys(indices, rows[0])
     found = {}
@@ -377,12 +413,29 @@ def _pixels_per_slice(mask: np.ndarray, slices: Slices) -> np.ndarray:
     return np.asarray(counts[slices.indices])
 
 
-def _device(name: str) -> str:
-    if name != "auto":
-        return name
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"
+def _check_channels(study: Study, slices: Slices, wanted: int) -> None:
+    """Refuse a study whose channels are not those of the networks, before it meets others in a batch."""
+    if (given := slices.image.shape[1]) != wanted:
+        raise InputError(
+            f"The image has {given} channels, but the run was trained with {wanted}.",
+            where=study.sources[0],
+            repair="Convert it to grey, or give the channels that training saw.",
+        )
+
+
+def _clear(out: Path, studies: dict[str, list[Case]]) -> None:
+    """Remove what an earlier job of this folder left, so that its results do not pass for those of this one."""
+    try:
+        before = json.loads((out / "manifest.json").read_text(encoding="utf-8"))["inputs"]
+    except (OSError, ValueError, KeyError, TypeError):
+        before = {}
+    inputs = {path.resolve() for rows in studies.values() for path in rows[0].images}
+    cases = [case for case in before if Path(case).name == case] if isinstance(before, dict) else []
+    kinds = {"masks": (".nii.gz", ".png"), "scores": (".nii.gz", ".tif")}
+    names = [f"{kind}/{case}{suffix}" for case in cases for kind in kinds for suffix in kinds[kind]]
+    for name in ("slices.csv", "failed.csv", *names):
+        if (out / name).resolve() not in inputs:
+            (out / name).unlink(missing_ok=True)
 
 
 def _manifest(run: Run, name: str, job: _Job, studies: dict[str, list[Case]]) -> dict[str, Any]:

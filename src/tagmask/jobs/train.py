@@ -75,9 +75,9 @@ class Progress:
 
 
 def train(
-    experiment: Path | Experiment,
+    experiment: Path | str | Experiment,
     *,
-    out: Path,
+    out: Path | str,
     overrides: Sequence[str] = (),
     only: str | None = None,
     report: Callable[[Progress], None] = lambda _: None,
@@ -102,6 +102,7 @@ def train(
     ConfigError, RunError
         Settings that do not fit the data, or a folder that holds another run.
     """
+    out = Path(out)
     if not isinstance(experiment, Experiment):
         experiment = load_experiment(Path(experiment), overrides)
     names = experiment.networks() if only is None else (only,)

@@ -23,7 +23,7 @@ from tagmask.io import atomic_write
 from tagmask.masks import binarise, separation
 from tagmask.metrics import auc
 from tagmask.prepared import Prepared
-from tagmask.runs import Run
+from tagmask.runs import Run, device_of
 
 __all__ = ["TuneResult", "tune"]
 
@@ -61,7 +61,7 @@ class TuneResult:
 
 
 def tune(
-    run: Run | Path,
+    run: Run | Path | str,
     *,
     grid: Mapping[str, Sequence[Any]],
     method: str | None = None,
@@ -89,7 +89,7 @@ def tune(
     Raises
     ------
     ConfigError
-        An empty grid, an unknown setting, or the test split.
+        An empty grid, an unknown setting or device, or the test split.
     InputError
         No validation slices, or only one tag among them.
     """
@@ -99,7 +99,10 @@ def tune(
         raise ConfigError(
             "there is nothing to try.", repair='Give for instance --grid "noise_level=[50, 100, 200]".'
         )
-    run = run if isinstance(run, Run) else Run.open(run, overrides=overrides)
+    if limit is not None and limit < 1:
+        raise ConfigError(f"limit = {limit} is not allowed.", repair="Use 1 or more, or leave it out.")
+    device = device_of(device)
+    run = Run.of(run, overrides=overrides)
     name = run.method_name(method)
     prepared = Prepared.open(run.experiment.data.prepared)
     rows = _rows(prepared, split, limit, seed)
