@@ -37,7 +37,7 @@ setup: $(VENV)/.installed-dev ## make .venv with Tagmask and all that developing
 
 demo: $(VENV)/.installed ## segment the embedded scans with the embedded weights, evaluate, report
 	$(BIN)/tagmask segment $(RUN) $(DATA)/labels.csv -o $(OUT)/masks --overwrite
-	$(BIN)/tagmask evaluate $(OUT)/masks $(DATA) -o $(OUT)/evaluation
+	$(BIN)/tagmask evaluate $(OUT)/masks $(DATA)/masks --table $(DATA)/labels.csv -o $(OUT)/evaluation
 	$(BIN)/tagmask report $(OUT)/evaluation -o $(OUT)/report.html
 
 test: $(VENV)/.installed-dev ## run all tests

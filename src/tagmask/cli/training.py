@@ -146,7 +146,9 @@ def tune(
     from tagmask.config import override
     from tagmask.jobs.tune import tune as job
 
-    values = {k: v if isinstance(v, list) else [v] for k, v in override({}, grid).items()}
+    table = override({}, grid)
+    masks = {f"mask.{key}": value for key, value in table.pop("mask", {}).items()}
+    values = {k: v if isinstance(v, list) else [v] for k, v in {**table, **masks}.items()}
     with counter("tuning") as report:
         result = job(
             run,

@@ -16,11 +16,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from tagmask.config import write_toml
+from tagmask.config import build, plain, read_toml, write_toml
 from tagmask.errors import ConfigError, InputError
 from tagmask.io import atomic_write
-from tagmask.masks import binarise, separation
+from tagmask.masks import MaskSettings, binarise, separation
 from tagmask.metrics import auc
 from tagmask.prepared import Prepared
 from tagmask.runs import Run, device_of
@@ -80,7 +81,8 @@ def tune(
         A run folder; its experiment names the prepared data. RUN/tuned.toml is written, which
         `tagmask segment` uses, and RUN/tune-METHOD.csv with every candidate.
     grid
-        Setting of the method -> values, for instance {"noise_level": [50, 100, 200]}.
+        Setting -> values, for instance {"noise_level": [50, 100, 200], "mask.median": [1, 5]}: settings of the
+        method by their names, those of `[mask]` behind "mask.". Masks are those of all methods of the run.
     limit
         Look at this many slices of either tag at most, drawn with `seed`.
     split
@@ -107,24 +109,37 @@ def tune(
     prepared = Prepared.open(run.experiment.data.prepared)
     rows = _rows(prepared, split, limit, seed)
     tags = prepared.labels[rows]
+    for_method, for_mask = (_product(grid, masks=masks) for masks in (False, True))
+    makers = [run.method(name, device=device, **settings) for settings in for_method]
+    rules = [_mask_settings(run, settings) for settings in for_mask]  # everything is refused before working
     candidates: list[dict[str, Any]] = []
-    combinations = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
-    makers = [
-        run.method(name, device=device, **settings) for settings in combinations
-    ]  # refuse before working
-    for settings, candidate in zip(combinations, makers, strict=True):
-        clarity = []
+    for settings, candidate in zip(for_method, makers, strict=True):
+        clarity: list[list[Tensor]] = [[] for _ in rules]
         for places in np.array_split(rows, max(1, len(rows) // BATCH)):
             batch = prepared.batch(places)
             score_map = candidate.predict(batch.to(device), seed).score_map.cpu()
-            clarity.append(separation(binarise(score_map, batch.image, run.experiment.mask)))
-        area = auc(torch.cat(clarity).numpy(), tags == 1)
-        candidates.append({**settings, "auc": round(area, 6)})
-        report(len(candidates), len(combinations))
-    best = combinations[int(np.argmax([c["auc"] for c in candidates]))]
+            for found, rule in zip(clarity, rules, strict=True):
+                found.append(separation(binarise(score_map, batch.image, rule)))
+        for found, mask in zip(clarity, for_mask, strict=True):
+            area = auc(torch.cat(found).numpy(), tags == 1)
+            candidates.append({**settings, **mask, "auc": round(area, 6)})
+        report(len(candidates), len(for_method) * len(for_mask))
+    best = dict(candidates[int(np.argmax([c["auc"] for c in candidates]))])
+    del best["auc"]
     result = TuneResult(name, tuple(candidates), best, len(rows))
     _write(run, result, split)
     return result
+
+
+def _product(grid: Mapping[str, Sequence[Any]], *, masks: bool) -> list[dict[str, Any]]:
+    """Give every combination of the grid's settings of the method, or of the masks."""
+    part = {key: values for key, values in grid.items() if key.startswith("mask.") == masks}
+    return [dict(zip(part, values, strict=True)) for values in itertools.product(*part.values())]
+
+
+def _mask_settings(run: Run, settings: Mapping[str, Any]) -> MaskSettings:
+    changes = {key.removeprefix("mask."): value for key, value in settings.items()}
+    return build(MaskSettings, {**plain(run.experiment.mask), **changes}, where="[mask]")
 
 
 def _rows(prepared: Prepared, split: str, limit: int | None, seed: int) -> np.ndarray:
@@ -151,8 +166,16 @@ def _write(run: Run, result: TuneResult, split: str) -> None:
         writer = csv.DictWriter(file, list(result.candidates[0]))
         writer.writeheader()
         writer.writerows(result.candidates)
-    before = Run.open(run.path).experiment.methods if (run.path / "tuned.toml").exists() else {}
-    methods = {**before, result.method: {**run.experiment.methods.get(result.method, {}), **result.best}}
+    before = read_toml(run.path / "tuned.toml") if (run.path / "tuned.toml").exists() else {}
+    chosen = {key: value for key, value in result.best.items() if not key.startswith("mask.")}
+    masks = {key.removeprefix("mask."): v for key, v in result.best.items() if key.startswith("mask.")}
+    tuned = {
+        "methods": {
+            **before.get("methods", {}),
+            result.method: {**run.experiment.methods.get(result.method, {}), **chosen},
+        },
+        "mask": {**before.get("mask", {}), **masks},
+    }
     heading = f"Chosen by tagmask tune on {result.slices} slices of {split}; reads tags only."
     with atomic_write(run.path / "tuned.toml") as temporary:
-        temporary.write_text(write_toml({"methods": methods}, heading=heading), encoding="utf-8")
+        temporary.write_text(write_toml(tuned, heading=heading), encoding="utf-8")

@@ -1,0 +1,160 @@
+"""What every entry of METHODS keeps, whoever wrote it. A new method is tested by being in the table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import fields, replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from tagmask.config import plain
+from tagmask.errors import RunError
+from tagmask.jobs.segment import segment
+from tagmask.masks import MaskSettings, binarise
+from tagmask.methods import METHODS, settings_of
+from tagmask.prepared import Prepared
+from tagmask.runs import Run
+from tagmask.types import Batch, Method
+from tests.random_run import ALL, write_run
+from tests.toys import SIZE
+
+pytestmark = pytest.mark.parametrize("name", METHODS)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Run]:
+    """Give a function from the number of channels to a run with every network, of random weights."""
+    folder, made = tmp_path_factory.mktemp("runs"), dict[int, Run]()
+
+    def run(channels: int = 1) -> Run:
+        if channels not in made:
+            made[channels] = Run.open(write_run(folder / str(channels), networks=ALL, channels=channels))
+        return made[channels]
+
+    return run
+
+
+def make(run: Run, name: str) -> Method:
+    """Make a method; a diffusion method walks two steps."""
+    return run.method(name)
+
+
+def batch_of(count: int = 4, channels: int = 1, label: bool = False) -> Batch:
+    image = torch.rand(count, channels, SIZE, SIZE, generator=torch.Generator().manual_seed(1)) * 2 - 1
+    tags = torch.arange(count) % 2 if label else None
+    return Batch(image, tuple(f"case{i}/{7 * i}" for i in range(count)), tags)
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_score_for_every_pixel(name: str, channels: int, count: int, runs: Callable[[int], Run]) -> None:
+    found = make(runs(channels), name).predict(batch_of(count, channels)).score_map
+    assert found.shape == (count, 1, SIZE, SIZE) and found.dtype == torch.float32
+    assert found.isfinite().all() and not found.requires_grad
+    assert all(float(score.std()) > 1e-4 for score in found)  # it says something
+
+
+def test_the_same_seed_gives_the_same_bits(name: str, runs: Callable[[int], Run]) -> None:
+    batch = batch_of()
+    first = make(runs(1), name).predict(batch, 3).score_map
+    torch.manual_seed(999)  # neither the global state nor what went before matters
+    torch.rand(7)
+    method = make(runs(1), name)
+    method.predict(batch_of(2), 8)
+    assert torch.equal(method.predict(batch, 3).score_map, first)
+    before = torch.get_rng_state()
+    method.predict(batch, 3)
+    assert torch.equal(torch.get_rng_state(), before)  # and it leaves the global state alone
+
+
+def test_alone_as_in_company(name: str, runs: Callable[[int], Run]) -> None:
+    method, batch = make(runs(1), name), batch_of(5)
+    together = method.predict(batch, 3).score_map
+    alone = [method.predict(Batch(batch.image[i : i + 1], (batch.ids[i],)), 3).score_map for i in range(5)]
+    assert float((torch.cat(alone) - together).abs().max()) < 1e-5
+    order = [3, 0, 4, 1, 2]
+    turned = Batch(batch.image[order], tuple(batch.ids[i] for i in order))
+    assert float((method.predict(turned, 3).score_map - together[order]).abs().max()) < 1e-5
+
+
+def test_the_input_is_untouched(name: str, runs: Callable[[int], Run]) -> None:
+    batch = batch_of(label=True)
+    kept = batch.image.clone()
+    found = make(runs(1), name).predict(batch, 0).score_map
+    assert torch.equal(batch.image, kept)
+    found.zero_()  # the map is no view of the picture either
+    assert torch.equal(batch.image, kept)
+
+
+def test_tags_of_the_batch_do_not_move_the_map(name: str, runs: Callable[[int], Run]) -> None:
+    method, plainly = make(runs(1), name), batch_of()
+    reference = method.predict(plainly, 0).score_map
+    for label in (torch.zeros(4, dtype=torch.int64), torch.ones(4, dtype=torch.int64)):
+        assert torch.equal(method.predict(replace(plainly, label=label), 0).score_map, reference)
+
+
+def test_networks_are_left_as_they_are(name: str, runs: Callable[[int], Run]) -> None:
+    run = runs(1)
+    method = make(run, name)
+    networks = [getattr(run.networks, need) for need in METHODS[name].needs]
+    before = [{k: v.clone() for k, v in network.state_dict().items()} for network in networks]
+    method.predict(batch_of(), 0)
+    for network, state in zip(networks, before, strict=True):
+        assert all(torch.equal(value, state[key]) for key, value in network.state_dict().items())
+        assert not network.training and all(p.grad is None for p in network.parameters())
+
+
+def test_maps_can_be_made_masks(name: str, runs: Callable[[int], Run]) -> None:
+    batch = batch_of()
+    binary = binarise(make(runs(1), name).predict(batch).score_map, batch.image, MaskSettings())
+    assert binary.mask.any() and not binary.mask.all()
+
+
+def test_tags_suffice(
+    name: str, prepared: Path, runs: Callable[[int], Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Data prepared without masks serves every method; and what reads tags is never given a mask."""
+
+    def fail(*_: object, **__: object) -> None:
+        raise AssertionError("a mask was asked for")
+
+    for reader in ("tagmask.io.read_mask", "tagmask.io.studies.read_mask", "tagmask.prepared.Prepared.masks"):
+        monkeypatch.setattr(reader, fail)
+    data = Prepared.open(prepared)
+    assert not data.supervised
+    found = make(runs(1), name).predict(data.batch(data.split_indices("test"))).score_map
+    assert found.isfinite().all() and len(found) == 8
+
+
+def test_what_was_read_is_stamped(name: str) -> None:
+    assert METHODS[name].reads in ("tags", "train masks")
+    # Only a segmenter is trained on masks, and whoever uses one says so.
+    assert (METHODS[name].reads == "train masks") == ("segmenter" in METHODS[name].needs)
+
+
+def test_needs_are_true(name: str, tmp_path: Path) -> None:
+    """It can be made from just what it needs, and from nothing less."""
+    needs = METHODS[name].needs
+    assert needs and set(needs) <= set(ALL)
+    enough = Run.open(write_run(tmp_path / "enough", networks=needs))
+    assert enough.method(name).predict(batch_of()).score_map.isfinite().all()
+    for need in needs:
+        run = write_run(tmp_path / need, networks=tuple(n for n in ALL if n != need))
+        with pytest.raises(RunError, match=f"no weights of the {need} that {name} needs"):
+            Run.open(run).method(name)
+
+
+def test_settings_have_defaults_and_round_trip(name: str) -> None:
+    settings = settings_of(name, {})
+    assert type(settings) is METHODS[name].settings
+    assert settings_of(name, plain(settings)) == settings
+    assert type(settings).__dataclass_params__.frozen
+    documented = type(settings).__doc__ or ""
+    assert all(field.name in documented for field in fields(settings))
+
+
+def test_segment_runs_it(name: str, cohort: Path, tmp_path: Path, runs: Callable[[int], Run]) -> None:
+    result = segment(runs(1), [cohort / "test"], out=tmp_path / "out", method=name)
+    assert len(result.done) == 8 and not result.failed

@@ -1,0 +1,213 @@
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from sklearn.metrics import roc_auc_score
+
+from tagmask.errors import ConfigError, InputError, RunError
+from tagmask.jobs.prepare import prepare
+from tagmask.jobs.segment import segment
+from tagmask.jobs.tune import tune
+from tagmask.masks import MaskSettings, binarise, separation
+from tagmask.prepared import Prepared
+from tagmask.runs import Run
+from tagmask.types import Batch, Prediction
+from tests.random_run import SLICES, write_run
+
+
+@pytest.fixture
+def run(prepared: Path, tmp_path: Path) -> Path:
+    return write_run(tmp_path / "run", prepared=prepared)
+
+
+def clouded(image: torch.Tensor, share: float) -> torch.Tensor:
+    """Hide the picture behind noise."""
+    noise = torch.randn(image.shape, generator=torch.Generator().manual_seed(1))
+    return (1 - share) * image + share * noise
+
+
+@pytest.fixture
+def hazy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Put methods in place that score grey values through a haze, which is the thicker the higher the noise level."""
+
+    class Hazy:
+        def __init__(self, level: int) -> None:
+            self.level = level
+
+        def predict(self, batch: Batch, seed: int = 0) -> Prediction:
+            return Prediction(clouded(batch.image, self.level / 1000))
+
+    monkeypatch.setattr(Run, "method", lambda self, name, device, **s: Hazy(s["noise_level"]))
+
+
+def table_of(run: Path, method: str = "cdm") -> list[dict[str, str]]:
+    with (run / f"tune-{method}.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.mark.parametrize("levels", [[900, 5, 700], [5, 900, 700], [900, 700, 5]])
+def test_the_setting_with_the_largest_auc_is_chosen(levels: list[int], run: Path, prepared: Path, hazy: None) -> None:
+    seen: list[tuple[int, int]] = []
+    result = tune(run, grid={"noise_level": levels}, report=lambda *count: seen.append(count))
+    assert result.best == {"noise_level": 5}
+    assert (result.method, result.slices, seen) == ("cdm", 8, [(1, 3), (2, 3), (3, 3)])
+
+    data = Prepared.open(prepared)
+    batch = data.batch(data.split_indices("val"))
+    assert batch.label is not None
+    for candidate, level in zip(result.candidates, levels, strict=True):
+        binary = binarise(clouded(batch.image, level / 1000), batch.image, MaskSettings())
+        expected = roc_auc_score(batch.label.numpy(), separation(binary).numpy())
+        assert candidate == {"noise_level": level, "auc": pytest.approx(expected, abs=1e-6)}
+    aucs = {c["noise_level"]: c["auc"] for c in result.candidates}
+    assert aucs[5] == 1.0 > max(aucs[700], aucs[900])
+
+    chosen = [line for line in str(result).splitlines() if "chosen" in line]
+    assert len(chosen) == 1 and "noise_level = 5" in chosen[0]
+    assert [(row["noise_level"], float(row["auc"])) for row in table_of(run)] == [
+        (str(level), pytest.approx(aucs[level])) for level in levels
+    ]
+
+
+def test_what_was_chosen_is_used_from_then_on(run: Path, cohort: Path, tmp_path: Path) -> None:
+    before = (run / "experiment.toml").read_bytes()
+    result = tune(run, grid={"noise_level": [100, 200], "stages": [1, 3]})
+    assert len(result.candidates) == 4 and len({c["auc"] for c in result.candidates}) > 1
+    top = max(result.candidates, key=lambda c: float(c["auc"]))
+    assert result.best == {k: v for k, v in top.items() if k != "auc"}
+
+    assert (run / "experiment.toml").read_bytes() == before
+    assert "reads tags only" in (run / "tuned.toml").read_text()
+    made: Any = Run.open(run).method("cdm")
+    assert {k: getattr(made.settings, k) for k in result.best} == result.best
+    assert made.settings.tau == 0.0  # of the experiment, as before
+    done = segment(run, [cohort / "test"], out=tmp_path / "out")
+    settings = json.loads((done.out / "manifest.json").read_text())["settings"]["method"]
+    assert result.best.items() <= settings.items()
+
+
+def test_two_methods_settings_coexist(run: Path) -> None:
+    tune(run, grid={"noise_level": [100]})
+    tune(run, grid={"scale": [7.0], "stages": [1]}, method="cg_cdm")
+    tune(run, grid={"stages": [1]}, method="cdm")
+    methods = Run.open(run).experiment.methods
+    assert methods["cdm"] == {"noise_level": 100, "stages": 1, "tau": 0.0}
+    assert methods["cg_cdm"] == {"noise_level": 300, "stages": 1, "tau": 0.0, "scale": 7.0}
+    assert Run.open(run).method_name() == "cdm"
+    assert table_of(run, "cdm") and table_of(run, "cg_cdm")
+
+
+def test_tuning_again_starts_from_what_was_tuned(run: Path) -> None:
+    tune(run, grid={"noise_level": [100]})
+    tune(run, grid={"stages": [1]}, overrides=["methods.cdm.tau=0.5"])
+    made: Any = Run.open(run).method("cdm")
+    assert (made.settings.noise_level, made.settings.stages, made.settings.tau) == (100, 1, 0.5)
+
+
+def test_no_mask_is_needed(cohort: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tags alone: every mask is unreadable, and whoever asks for one fails."""
+    blind = Path(shutil.copytree(cohort, tmp_path / "blind"))
+    broken = list((blind / "masks").rglob("*.png"))
+    assert broken
+    for mask in broken:
+        mask.write_bytes(b"unreadable")
+    prepare(blind, tmp_path / "prepared", settings=SLICES)
+    assert not (tmp_path / "prepared" / "masks.npy").exists()
+
+    def fail(*_: object, **__: object) -> None:
+        raise AssertionError("a mask was asked for")
+
+    for name in ("tagmask.io.read_mask", "tagmask.io.studies.read_mask", "tagmask.prepared.Prepared.masks"):
+        monkeypatch.setattr(name, fail)
+    run = write_run(tmp_path / "run", prepared=tmp_path / "prepared")
+    assert tune(run, grid={"stages": [1, 2]}).slices == 8
+
+
+def test_few_slices_of_either_tag_by_seed(run: Path, prepared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[str, ...]] = []
+
+    class Flat:
+        def predict(self, batch: Batch, seed: int = 0) -> Prediction:
+            assert batch.label is not None
+            assert sorted(batch.label.tolist()) == [0] * (len(batch) // 2) + [1] * (len(batch) // 2)
+            seen.append(batch.ids)
+            return Prediction(torch.zeros_like(batch.image))
+
+    monkeypatch.setattr(Run, "method", lambda *_, **__: Flat())
+    assert tune(run, grid={"stages": [1]}, limit=100).slices == 8
+    for seed in (0, 0, 1, 2, 3):
+        assert tune(run, grid={"stages": [1]}, limit=2, seed=seed).slices == 4
+    whole, first, again, *others = seen
+    assert len(whole) == 8 and len(first) == 4 and set(first) < set(whole)
+    assert first == again and any(first != other for other in others)
+
+
+def test_the_batch_does_not_matter(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = tune(run, grid={"stages": [1, 2]})
+    monkeypatch.setattr("tagmask.jobs.tune.BATCH", 3)
+    parts = tune(run, grid={"stages": [1, 2]})
+    for a, b in zip(whole.candidates, parts.candidates, strict=True):
+        assert a["auc"] == pytest.approx(b["auc"], abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"split": "test"}, ConfigError, "test split"),
+        ({"split": "vla"}, InputError, "vla split has no slice with tag 0"),
+        ({"grid": {}}, ConfigError, "nothing to try"),
+        ({"grid": {"stages": []}}, ConfigError, "nothing to try"),
+        ({"grid": {"stages": [1], "noise_level": []}}, ConfigError, "nothing to try"),
+        ({"grid": {"stage": [1]}}, ConfigError, "Did you mean stages"),
+        ({"grid": {"stages": [1, 0]}}, ConfigError, "stages = 0"),
+        ({"grid": {"stages": ["one"]}}, ConfigError, "stages = 'one'"),
+        ({"grid": {"noise_level": [100, 1001]}}, ConfigError, "1000 steps"),
+        ({"method": "cmd"}, ConfigError, "unknown method 'cmd'"),
+        ({"method": "unet", "grid": {"stages": [1]}}, RunError, "segmenter that unet needs"),
+        ({"limit": 0}, ConfigError, "limit = 0"),
+        ({"device": "gpu"}, ConfigError, "'gpu' cannot be used"),
+        ({"overrides": ["methods.cdm.foo=1"]}, ConfigError, "unknown key"),
+        ({"overrides": ['data.prepared="nowhere"']}, InputError, "nowhere"),
+    ],
+)
+def test_what_cannot_be_tuned_is_refused_and_nothing_written(
+    options: dict[str, Any], error: type[Exception], message: str, run: Path
+) -> None:
+    with pytest.raises(error, match=message):
+        tune(run, **{"grid": {"stages": [1]}, **options})
+    assert not (run / "tuned.toml").exists() and not list(run.glob("tune-*"))
+
+
+def test_one_tag_in_val_is_refused(cohort: Path, tmp_path: Path) -> None:
+    one = Path(shutil.copytree(cohort, tmp_path / "one"))
+    labels = one / "val" / "labels.csv"
+    rows = labels.read_text().splitlines()
+    labels.write_text("\n".join([rows[0], *(row for row in rows[1:] if row.split(",")[2] == "0")]) + "\n")
+    prepare(one, tmp_path / "prepared", settings=SLICES)
+    run = write_run(tmp_path / "run", prepared=tmp_path / "prepared")
+    with pytest.raises(InputError, match="no slice with tag 1") as raised:
+        tune(run, grid={"stages": [1]})
+    assert str(tmp_path / "prepared") in str(raised.value)
+
+
+def test_an_open_run_will_do(run: Path) -> None:
+    assert tune(Run.open(run), grid={"stages": [1]}).best == {"stages": 1}
+    with pytest.raises(ConfigError, match="open already"):
+        tune(Run.open(run), grid={"stages": [1]}, overrides=["methods.cdm.tau=0.5"])
+
+
+def test_ties_go_to_the_first(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Flat:
+        def predict(self, batch: Batch, seed: int = 0) -> Prediction:
+            return Prediction(torch.zeros_like(batch.image))
+
+    monkeypatch.setattr(Run, "method", lambda *_, **__: Flat())
+    result = tune(run, grid={"stages": [2, 1]})
+    assert [c["auc"] for c in result.candidates] == [0.5, 0.5]
+    assert result.best == {"stages": 2}

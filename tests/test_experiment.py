@@ -1,0 +1,174 @@
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tagmask.config import build
+from tagmask.errors import ConfigError
+from tagmask.experiment import NETWORKS, DataSettings, Experiment, TrainPlan, TrainSettings, load_experiment
+from tagmask.methods import METHODS, settings_of
+from tagmask.networks.classifier import Classifier
+from tagmask.networks.denoiser import Denoiser, DenoiserSettings
+from tagmask.networks.segmenter import Segmenter
+from tests import toys
+
+ROOT = Path(__file__).parents[1]
+SHIPPED = sorted((ROOT / "experiments").rglob("*.toml"))
+CLASSES: dict[str, Any] = {"denoiser": Denoiser, "classifier": Classifier, "segmenter": Segmenter}
+
+
+def parameters(network: torch.nn.Module) -> int:
+    return sum(p.numel() for p in network.parameters())
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda p: p.stem)
+def test_a_shipped_experiment_loads_builds_and_round_trips(path: Path, tmp_path: Path) -> None:
+    experiment = load_experiment(path)
+    names = experiment.networks()
+    assert names
+    sizes = {getattr(experiment, name).size for name in names}
+    assert len(sizes) == 1  # one prepared folder serves all
+    for name in names:
+        with torch.device("meta"):
+            assert parameters(CLASSES[name](getattr(experiment, name))) > 10_000
+    for method in experiment.methods:
+        assert set(METHODS[method].needs) <= set(names)
+        level = getattr(settings_of(method, experiment.methods[method]), "noise_level", 1)
+        assert level <= experiment.schedule.steps
+    again = tmp_path / "again.toml"
+    again.write_text(experiment.to_toml(), encoding="utf-8")
+    assert load_experiment(again) == experiment
+    text = path.read_text(encoding="utf-8")
+    assert "tagmask prepare" in text and f"experiments/{path.relative_to(ROOT / 'experiments')}" in text
+
+
+def test_there_are_experiments_of_the_papers() -> None:
+    assert {"cdm-brats", "cdm-chaos"} <= {p.stem for p in SHIPPED if p.parent.name == "papers"}
+
+
+@pytest.mark.parametrize(("name", "size"), [("cdm-brats", 224), ("cdm-chaos", 128)])
+def test_the_papers_networks_have_the_papers_size(name: str, size: int) -> None:
+    settings = load_experiment(ROOT / "experiments" / "papers" / f"{name}.toml").denoiser
+    assert settings is not None and (settings.size, settings.null_row) == (size, False)
+    with torch.device("meta"):
+        ours = parameters(Denoiser(settings))
+        published = dataclasses.replace(settings, channels=3, attention=())
+        theirs = parameters(Denoiser(published))
+    assert ours > 1e8
+    if name == "cdm-brats":  # the published network is for RGB and attends in the middle alone
+        assert theirs == 149_587_334 < ours
+
+
+def test_every_setting_survives_the_round_trip(tmp_path: Path) -> None:
+    path = toys.write_experiment(tmp_path / "toy.toml", tmp_path)
+    first = load_experiment(
+        path,
+        [
+            *("train.denoiser.noise_band=[2, 9]", "train.denoiser.band_share=0.5", "schedule.steps=500"),
+            *("mask.rule=quantile", "mask.value=0.9", "segmenter.widths=[8, 16]", "segmenter.size=16"),
+            'data.prepared=odd "name"/with ü and \\',
+            *("denoiser.head_channels=16", "train.denoiser.learning_rate=1e-7"),
+        ],
+    )
+    (tmp_path / "again.toml").write_text(first.to_toml(), encoding="utf-8")
+    second = load_experiment(tmp_path / "again.toml")
+    assert second == first and second.to_toml() == first.to_toml()
+    assert second.networks() == NETWORKS
+    assert second.data.prepared == Path('odd "name"/with ü and \\')
+    assert (second.train.denoiser.noise_band, second.mask.value) == ((2, 9), 0.9)
+    assert list(second.methods) == ["cdm", "cg_cdm"]  # the first is the default
+    # Defaults are written out: a later version that changes one does not change this run.
+    assert "label_dropout = 0.1" in first.to_toml() and "percentiles" not in first.to_toml()
+
+
+def test_a_table_that_is_absent_is_a_network_that_is_not_trained() -> None:
+    experiment = build(Experiment, {"data": {"prepared": "p"}, "classifier": {"size": 16}})
+    assert experiment.networks() == ("classifier",)
+    assert Experiment(DataSettings(Path("p"))).networks() == ()
+
+
+@pytest.mark.parametrize(
+    ("changes", "rule"),
+    [
+        ({"steps": 0}, "steps >= 1"),
+        ({"batch": 0}, "batch >= 1"),
+        ({"micro_batch": 0}, "micro_batch >= 1"),
+        ({"learning_rate": 0.0}, "learning_rate > 0"),
+        ({"learning_rate": float("nan")}, "learning_rate > 0"),
+        ({"ema": 1.0}, "0 <= ema < 1"),
+        ({"ema": -0.1}, "0 <= ema < 1"),
+        ({"label_dropout": 1.0}, "0 <= label_dropout < 1"),
+        ({"band_share": 1.5, "noise_band": (1, 2)}, "0 <= band_share <= 1"),
+        ({"noise_band": (0, 5)}, "1 <= lo <= hi"),
+        ({"noise_band": (6, 5)}, "1 <= lo <= hi"),
+        ({"band_share": 0.5}, "noise_band is given"),
+        ({"log_every": 0}, "log_every >= 1"),
+        ({"checkpoint_every": 0}, "checkpoint_every >= 1"),
+    ],
+)
+def test_train_settings_out_of_range_are_refused(changes: dict[str, Any], rule: str) -> None:
+    with pytest.raises(ConfigError) as raised:
+        TrainSettings(**changes)
+    assert rule in str(raised.value)
+    name, value = next(iter(changes.items()))
+    assert f"'{name}': " in str(raised.value) and str(value).strip("()") in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"steps": 1, "batch": 1, "micro_batch": 1},
+        {"ema": 0.0, "label_dropout": 0.0},
+        {"noise_band": (5, 5), "band_share": 1.0},
+        {"noise_band": (1, 1000)},
+        {"snapshot_every": 0, "sample_every": 0, "clip_gradient": 0.0, "warmup": 0},
+    ],
+)
+def test_train_settings_at_the_edge_are_fine(changes: dict[str, Any]) -> None:
+    made = TrainSettings(**changes)
+    assert all(getattr(made, name) == value for name, value in changes.items())
+
+
+def test_a_band_beyond_the_schedule_is_refused() -> None:
+    plan = TrainPlan(classifier=TrainSettings(noise_band=(1, 1001)))
+    with pytest.raises(ConfigError, match="1000 steps"):
+        Experiment(DataSettings(Path("p")), train=plan)
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("methods.cmd.stages=5", ["unknown method 'cmd'", "cdm, cg_cdm"]),
+        ("methods.cdm.stage=5", ["stage", "stages"]),
+        ("methods.cdm.stages=0", ["stages = 0"]),
+        ("denoiser.widht=[8]", ["denoiser.widht", "denoiser.widths"]),
+        ("train.denoisr.steps=3", ["train.denoisr", "train.denoiser"]),
+        ("trian.denoiser.steps=3", ["trian", "train"]),
+        ('train.denoiser.steps="many"', ["train.denoiser.steps", "many"]),
+        ('train.denoiser.precision="fp8"', ["precision", "fp8"]),
+        ("data=3", ["data"]),
+        ("mask.rule=quantile", ["mask.value"]),
+    ],
+)
+def test_a_bad_key_is_named_with_its_file(override: str, words: list[str], tmp_path: Path) -> None:
+    path = toys.write_experiment(tmp_path / "toy.toml", tmp_path)
+    with pytest.raises(ConfigError) as raised:
+        load_experiment(path, [override])
+    assert all(word in str(raised.value) for word in [*words, *(["toy.toml"] if "methods" not in override else [])])
+
+
+def test_the_data_must_be_named(tmp_path: Path) -> None:
+    (tmp_path / "e.toml").write_text("[denoiser]\nsize = 16\n")
+    with pytest.raises(ConfigError, match=r"e\.toml.*data"):
+        load_experiment(tmp_path / "e.toml")
+
+
+def test_the_defaults_are_sound() -> None:
+    for settings in (TrainSettings, TrainPlan, DenoiserSettings):
+        settings()
+    for recipe in METHODS.values():
+        recipe.settings()
