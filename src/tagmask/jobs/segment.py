@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import logging
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -429,12 +430,12 @@ def _clear(out: Path, studies: dict[str, list[Case]]) -> None:
         before = json.loads((out / "manifest.json").read_text(encoding="utf-8"))["inputs"]
     except (OSError, ValueError, KeyError, TypeError):
         before = {}
-    inputs = {path.resolve() for rows in studies.values() for path in rows[0].images}
+    inputs = {path for rows in studies.values() for path in _names(rows)}
     cases = [case for case in before if Path(case).name == case] if isinstance(before, dict) else []
     kinds = {"masks": (".nii.gz", ".png"), "scores": (".nii.gz", ".tif")}
     names = [f"{kind}/{case}{suffix}" for case in cases for kind in kinds for suffix in kinds[kind]]
     for name in ("slices.csv", "failed.csv", *names):
-        if (out / name).resolve() not in inputs:
+        if os.path.realpath(out / name) not in inputs:
             (out / name).unlink(missing_ok=True)
 
 
@@ -467,7 +468,7 @@ def _manifest(run: Run, name: str, job: _Job, studies: dict[str, list[Case]]) ->
 
 
 def _names(rows: list[Case]) -> list[str]:
-    return [str(path.resolve()) for path in rows[0].images]
+    return [os.path.realpath(path) for path in rows[0].images]  # Path.resolve fails on a link to itself
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:
