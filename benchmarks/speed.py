@@ -156,6 +156,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--full", action="store_true", help="paper-size networks at every size")
     parser.add_argument("--train", action="store_true", help="training steps only")
+    parser.add_argument("--sizes", type=int, nargs="+", default=[64, 128, 256], help="image sides in pixels")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     options = parser.parse_args(arguments)
@@ -167,10 +168,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(f"{'method':7}" + "".join(f"{name:>{width}}" for name, width in columns.items()))
     gpu = options.device == "cuda"
     for shape in (SMALL, PAPER):
-        for size in (64, 128, 256):
+        for size in options.sizes:
             if shape is PAPER and size > 64 and not (options.full or gpu):
                 continue
-            slices = {64: 16, 128: 8, 256: 4}[size] * (4 if gpu else 1)
+            slices = max(4, 1024 // size) * (4 if gpu else 1)
             for guided in (False, True):
                 print(inference_row(size, shape, guided, options.device, slices, options.repeats), flush=True)
 

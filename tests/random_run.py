@@ -29,9 +29,17 @@ def network(name: str, *, channels: int = 1, size: int = toys.SIZE, seed: int = 
     if name == "segmenter":
         made = Segmenter(SegmenterSettings(size=size, channels=channels, widths=(8, 8)))
     else:
-        shape = {"size": size, "channels": channels, "widths": (16, 16), "attention": (1,), "head_channels": 16}
+        shape = {
+            "size": size,
+            "channels": channels,
+            "widths": (16, 16),
+            "attention": (1,),
+            "head_channels": 16,
+        }
         made = (
-            Denoiser(DenoiserSettings(**shape)) if name == "denoiser" else Classifier(ClassifierSettings(**shape))
+            Denoiser(DenoiserSettings(**shape))
+            if name == "denoiser"
+            else Classifier(ClassifierSettings(**shape))
         )  # type: ignore[arg-type]
     generator = torch.Generator().manual_seed(len(name) + seed)
     for parameter in made.parameters():
@@ -51,7 +59,10 @@ def write_run(
 ) -> Path:
     """Write a run with `cdm` (its default) and `cg_cdm`, noise level 300, 2 stages, tau 0; give the folder."""
     method = {"noise_level": 300, "stages": 2, "tau": 0.0}
-    table = {"data": {"prepared": str(prepared)}, "methods": {"cdm": method, "cg_cdm": {**method, "scale": 2.0}}}
+    table = {
+        "data": {"prepared": str(prepared)},
+        "methods": {"cdm": method, "cg_cdm": {**method, "scale": 2.0}},
+    }
     folder.mkdir(parents=True)
     experiment = build(Experiment, override(table, overrides))
     (folder / "experiment.toml").write_text(experiment.to_toml(), encoding="utf-8")

@@ -273,7 +273,9 @@ def flips() -> Iterator[tuple[str, np.ndarray]]:
 
 # odd, but every one of them a picture or a volume of one channel
 FINE: dict[str, Maker] = {
-    **{f"flip{n}.nii": nifti_bytes(noise(30 + n, (9, 7, 3)), affine) for n, (_, affine) in enumerate(flips())},
+    **{
+        f"flip{n}.nii": nifti_bytes(noise(30 + n, (9, 7, 3)), affine) for n, (_, affine) in enumerate(flips())
+    },
     "tilted.nii": (lambda: nifti(40, **placed(TILTED))),
     "no-affine.nii": (lambda: nifti(41, **spaced(1, 1, 2))),
     "volume-of-4d.nii": (lambda: nifti(42, shape=(6, 7, 3, 1))),
@@ -367,7 +369,7 @@ def check_problem(problem: str, name: str, says: str) -> None:
     assert found, problem
     repair = problem[found.end() :].rpartition(". ")[2]
     assert re.fullmatch(r"[A-Z][^.]{4,}.*\.", repair) and repair != problem, problem
-    assert "\n" not in problem and not re.search(r"Error\b|0x[0-9a-f]{6}", problem), problem
+    assert "\n" not in problem and not re.search(r"\w+Error\b|Traceback|object at", problem), problem
 
 
 @pytest.mark.parametrize("name", BAD)
@@ -388,7 +390,8 @@ def test_what_is_odd_but_fine_comes_back_on_its_grid(
     assert read_mask(mask).array.shape == study.shape == read_scores(scores).shape
     assert np.isfinite(read_scores(scores)).all()
     if study.affine is not None:
-        np.testing.assert_array_equal(read_mask(mask).affine, study.affine)
+        # A NIfTI input's affine is kept bit for bit; that of a series becomes float32.
+        np.testing.assert_allclose(read_mask(mask).affine, study.affine, rtol=1e-6 if name == "series" else 0)
 
 
 def test_prepare_does_the_others_and_says_which_failed(
@@ -407,9 +410,7 @@ def test_prepare_does_the_others_and_says_which_failed(
     assert {row["study"] for row in rows_of(out / "index.csv")} == {stem(name) for name in FINE}
     slices = np.load(out / "slices.npy", mmap_mode="r")
     assert slices.shape[1:] == (1, SIDE, SIDE) and np.isfinite(slices).all() and np.abs(slices).max() <= 1
-    assert files(out) == {
-        *("index.csv", "slices.npy", "settings.json", "fingerprint.json", "problems.csv")
-    }
+    assert files(out) == {*("index.csv", "slices.npy", "settings.json", "fingerprint.json", "problems.csv")}
 
 
 def test_the_battery_stays_what_it_is() -> None:
@@ -515,11 +516,11 @@ COHORT_FAULTS: dict[str, tuple[Change, str]] = {
     "all diseased": (put("label", "1"), r"3 rows of train have the tag 1: there is nothing to learn"),
     "unknown split": (put("split", "train", "training"), r"row 3: .*split 'training'.*train, val, test"),
     "split missing": (put("split", "train", ""), r"row 3: .*no split, but others do"),
-    "same pixels in two splits": (copied("i0.png", "i5.png"), r"same pixels.*r5 \(test\) and r0 \(train\)|same pixels.*r0"),
+    "same pixels in two splits": (copied("i0.png", "i5.png"), r"same pixels.*r5 \(test\) and r0 \(train\)"),
     "same image under two ids": (put("image", "i0.png", "i0.png"), r"row 3: The patient differs"),
     "slice in words": (put("slice", "first"), r"row 2: The slice is 'first'"),
     "slice negative": (put("slice", "-1"), r"row 2: The slice is '-1'"),
-    "path out of the folder that is not there": (put("image", *(f"../gone{n}.png" for n in range(6))), r"could be read"),
+    "no image is there": (put("image", *(f"../gone{n}.png" for n in range(6))), r"could be read"),
 }  # fmt: skip
 
 
@@ -543,7 +544,7 @@ FILE_FAULTS: dict[str, tuple[Callable[[str], bytes], str]] = {
     "nothing": (lambda text: b"", r"table is empty"),
     "header alone": (lambda text: text.partition("\n")[0].encode(), r"no rows"),
     "no header": (lambda text: text.partition("\n")[2].encode(), r"no column 'id'"),
-    "Latin-1": (lambda text: text.replace("r0", "Größe").encode("latin-1"), r"no UTF-8 text \(byte \d+\).*CSV \(UTF-8\)"),
+    "Latin-1": (lambda text: text.replace("r0", "Größe").encode("latin-1"), r"no UTF-8 text \(byte \d+\).*CSV"),
     "UTF-16": (lambda text: text.encode("utf-16"), r"no UTF-8 text|zero bytes"),
     "spreadsheet": (lambda text: b"PK\x03\x04" + bytes(99), r"spreadsheet.*Save it as CSV"),
     "zero bytes": (lambda text: text.encode().replace(b"r3", b"\0\0"), r"zero bytes"),
@@ -577,8 +578,12 @@ DIALECTS: dict[str, Callable[[list[dict[str, str]]], bytes]] = {
     "tags of floats": lambda rows: text_of([{**row, "label": f"{row['label']}.0"} for row in rows]).encode(),
     "columns in another order": lambda rows: text_of([dict(sorted(row.items())) for row in rows]).encode(),
     "columns of others": lambda rows: text_of([{**row, "age": "7", "Größe": "ü"} for row in rows]).encode(),
-    "text in any script": lambda rows: text_of([{**row, "text": "腫瘍は\n見え, ません 😀"} for row in rows]).encode(),
-    "text of 10,000 characters": lambda rows: text_of([{**row, "text": "x, y\n" * 2000} for row in rows]).encode(),
+    "text in any script": lambda rows: text_of(
+        [{**row, "text": "腫瘍は\n見え, ません 😀"} for row in rows]
+    ).encode(),
+    "text of 10,000 characters": lambda rows: text_of(
+        [{**row, "text": "x, y\n" * 2000} for row in rows]
+    ).encode(),
     "text that is empty": lambda rows: text_of([{**row, "text": ""} for row in rows]).encode(),
 }
 
@@ -596,7 +601,9 @@ def test_tables_as_people_write_them_are_one_cohort(tmp_path: Path) -> None:
     plain = fingerprint(text_of(rows).encode())
     for name, write in DIALECTS.items():
         assert fingerprint(write(rows)) == plain, name
-    assert fingerprint(text_of([{**row, "label": str(1 - int(row["label"]))} for row in rows]).encode()) != plain
+    assert (
+        fingerprint(text_of([{**row, "label": str(1 - int(row["label"]))} for row in rows]).encode()) != plain
+    )
 
 
 def test_doubts_are_said_and_do_not_stop(tmp_path: Path) -> None:
@@ -685,7 +692,9 @@ def test_masks_of_any_two_values_are_the_same(inside: float, tmp_path: Path) -> 
 
 def test_tags_that_masks_contradict_are_doubted(tmp_path: Path) -> None:
     table = volumes(tmp_path)
-    table.write_text(table.read_text().replace("v0/0,v0.nii,0", "v0/0,v0.nii,1").replace("v1/1,v1.nii,1", "v1/1,v1.nii,0"))
+    table.write_text(
+        table.read_text().replace("v0/0,v0.nii,0", "v0/0,v0.nii,1").replace("v1/1,v1.nii,1", "v1/1,v1.nii,0")
+    )
     outcome = prepare(table, "--supervised")
     assert outcome.code == 0
     found = [(row["case"], row["what"]) for row in rows_of(tmp_path / "out/problems.csv")]

@@ -158,7 +158,9 @@ def test_a_bad_key_is_named_with_its_file(override: str, words: list[str], tmp_p
     path = toys.write_experiment(tmp_path / "toy.toml", tmp_path)
     with pytest.raises(ConfigError) as raised:
         load_experiment(path, [override])
-    assert all(word in str(raised.value) for word in [*words, *(["toy.toml"] if "methods" not in override else [])])
+    assert all(
+        word in str(raised.value) for word in [*words, *(["toy.toml"] if "methods" not in override else [])]
+    )
 
 
 def test_the_data_must_be_named(tmp_path: Path) -> None:

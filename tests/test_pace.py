@@ -45,6 +45,7 @@ def test_the_first_batch_is_a_warm_up() -> None:
     assert (pace.size, pace.settled) == (1, False)
     pace.observe(1, 1.0)
     pace.observe(2, 1.9)  # no gain beside 1.0, a great one beside 1000
+    pace.observe(4, 3.9)
     assert (pace.size, pace.settled) == (1, True)
 
 

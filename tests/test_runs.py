@@ -30,7 +30,9 @@ def run(all_networks: Path, tmp_path: Path) -> Path:
 
 def same(a: torch.nn.Module | None, b: torch.nn.Module | None) -> bool:
     assert a is not None and b is not None
-    return all(torch.equal(p, q) for p, q in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
+    return all(
+        torch.equal(p, q) for p, q in zip(a.state_dict().values(), b.state_dict().values(), strict=True)
+    )
 
 
 def test_an_open_run_has_everything(all_networks: Path) -> None:
@@ -54,7 +56,11 @@ def test_a_trained_run_knows_its_slices_and_its_data(trained: Path, prepared: Pa
 def test_each_method_takes_its_settings_from_the_run(all_networks: Path) -> None:
     run = Run.open(all_networks, overrides=["methods.cg_cdm.scale=7.0", "methods.cdm.stages=3"])
     made: dict[str, Any] = {name: run.method(name) for name in METHODS}
-    assert (made["cg_cdm"].settings.scale, made["cdm"].settings.stages, made["cg_cdm"].settings.stages) == (7, 3, 2)
+    assert (made["cg_cdm"].settings.scale, made["cdm"].settings.stages, made["cg_cdm"].settings.stages) == (
+        7,
+        3,
+        2,
+    )
     assert made["cdm"].classifier is None and made["cg_cdm"].classifier is run.networks.classifier
     changed: Any = run.method("cdm", stages=5)
     assert (changed.settings.stages, changed.settings.noise_level) == (5, 300)
@@ -93,7 +99,8 @@ def test_a_damaged_settings_file_is_named(name: str, text: bytes, message: str, 
 
 
 @pytest.mark.parametrize(
-    "content", [None, b"", b"[1, 2]", b"{", b"\xff", b'{"slices": 5}', b'{"versions": {}}', b'{"slices": {"size": 0}}']
+    "content",
+    [None, b"", b"[1, 2]", b"{", b"\xff", b'{"slices": 5}', b'{"versions": {}}', b'{"slices": {"size": 0}}'],
 )
 def test_a_run_that_does_not_say_how_slices_were_cut(content: bytes | None, run: Path) -> None:
     path = run / "environment.json"
@@ -150,7 +157,9 @@ def test_unknown_methods_and_settings(run: Path) -> None:
 
 def keep(run: Path, name: str, *steps: int) -> None:
     for step in steps:
-        weights.save(run / "snapshots" / f"{name}-{step:06d}.safetensors", network(name, seed=step), {"step": step})
+        weights.save(
+            run / "snapshots" / f"{name}-{step:06d}.safetensors", network(name, seed=step), {"step": step}
+        )
 
 
 def test_a_snapshot_is_used_where_there_is_one(run: Path) -> None:
@@ -208,7 +217,7 @@ def test_tuned_settings_win_and_overrides_win_over_them(run: Path) -> None:
     over = Run.open(run, overrides=["methods.cdm.noise_level=50"])
     assert over.experiment.methods["cdm"]["noise_level"] == 50
     assert over.experiment.methods["cg_cdm"]["scale"] == 4.0
-    assert list(opened.experiment.methods)[0] == "cdm"
+    assert next(iter(opened.experiment.methods)) == "cdm"
 
 
 def test_an_open_run_is_taken_as_it_is(run: Path) -> None:

@@ -7,11 +7,12 @@ from dataclasses import dataclass, field
 __all__ = ["Pace"]
 
 GAIN = 0.95  # a larger batch must take less than this share of the time a slice took before
+REACH = 4  # look this many times beyond the best size: a single slow measurement must not end the search
 
 
 @dataclass
 class Pace:
-    """Double the batch while that makes a slice cheaper, then stay at the best size seen.
+    """Double the batch while that makes a slice cheaper, look a little further, stay at the best size seen.
 
     The probe is the work itself: results do not depend on the batch, so nothing is computed twice. On a CPU
     large batches can lose where arithmetic binds; on a GPU they win until the memory ends.
@@ -28,7 +29,7 @@ class Pace:
     Examples
     --------
     >>> pace = Pace()
-    >>> for seconds in (9.0, 1.0, 1.2, 2.4):  # a warm-up, then batches of 1, 2 and 4
+    >>> for seconds in (9.0, 1.0, 1.2, 2.4, 5.0):  # a warm-up, then batches of 1, 2, 4 and 8
     ...     pace.observe(pace.size, seconds)
     >>> pace.size, pace.settled
     (2, True)
@@ -50,10 +51,9 @@ class Pace:
         cost = seconds / count
         if cost < GAIN * self._best[0]:
             self._best = (cost, count)
-            self.size = min(2 * count, self.largest)
-            self.settled = self.size == count
-        else:
-            self.size, self.settled = self._best[1], True
+        ahead = min(2 * count, self.largest)
+        self.settled = ahead == count or count >= REACH * self._best[1]
+        self.size = self._best[1] if self.settled else ahead
 
     def out_of_memory(self) -> bool:
         """Halve the batch for good; False when there is nothing left to halve."""

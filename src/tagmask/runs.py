@@ -118,9 +118,7 @@ class Run:
         return run
 
     @classmethod
-    def of(
-        cls, run: Run | Path | str, *, overrides: Sequence[str] = (), snapshot: int | None = None
-    ) -> Run:
+    def of(cls, run: Run | Path | str, *, overrides: Sequence[str] = (), snapshot: int | None = None) -> Run:
         """Open a folder, or take a run that is open.
 
         Raises

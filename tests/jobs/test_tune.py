@@ -52,7 +52,9 @@ def table_of(run: Path, method: str = "cdm") -> list[dict[str, str]]:
 
 
 @pytest.mark.parametrize("levels", [[900, 5, 700], [5, 900, 700], [900, 700, 5]])
-def test_the_setting_with_the_largest_auc_is_chosen(levels: list[int], run: Path, prepared: Path, hazy: None) -> None:
+def test_the_setting_with_the_largest_auc_is_chosen(
+    levels: list[int], run: Path, prepared: Path, hazy: None
+) -> None:
     seen: list[tuple[int, int]] = []
     result = tune(run, grid={"noise_level": levels}, report=lambda *count: seen.append(count))
     assert result.best == {"noise_level": 5}
