@@ -440,13 +440,14 @@ def test_all_cases_may_fail(run: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("method", ["cdm", "cg_cdm"])
 def test_maps_do_not_depend_on_batch_order_or_company(method: str, run: Path, tmp_path: Path) -> None:
-    inputs = [*pictures(tmp_path, 4), volume(tmp_path / "v.nii", shape=(16, 16, 5))]
+    volumes = [volume(tmp_path / f"v{n}.nii", seed=n, shape=(16, 16, n)) for n in (5, 4)]
+    inputs = [*pictures(tmp_path, 4), *volumes]
 
     def done(name: str, chosen: list[Path], batch: int | None) -> SegmentResult:
         return segment(run, chosen, out=tmp_path / name, method=method, batch=batch, tags="none")
 
     reference = done("one", inputs, 1)
-    assert len(maps(reference)) == 5
+    assert len(maps(reference)) == 6
     assert all(mask.any() and np.ptp(scores) > 0.01 for mask, scores in maps(reference).values())
     together = [
         done("b3", inputs, 3),
@@ -472,12 +473,19 @@ def test_the_seed_decides(run: Path, tmp_path: Path) -> None:
     assert not np.allclose(first["p0"][1], first["p1"][1])  # each slice has its own noise
 
 
-def test_otsu_mean_is_one_threshold_for_all(run: Path, tmp_path: Path) -> None:
+def test_otsu_mean_is_one_threshold_for_all(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     inputs = [*pictures(tmp_path, 2), volume(tmp_path / "v.nii")]
     each = slices_of(segment(run, inputs, out=tmp_path / "each", batch=2))
     mean = float(np.mean([float(row["threshold"]) for row in each]))
     assert len({row["threshold"] for row in each}) == len(each) == 5
     (tmp_path / "bad.png").touch()  # counts in neither pass
+    written: list[str] = []
+    real = module.write_mask
+    monkeypatch.setattr(
+        module, "write_mask", lambda path, *rest: written.append(path.name) or real(path, *rest)
+    )
     result = segment(
         run, [*inputs, tmp_path / "bad.png"], out=tmp_path / "mean", batch=2, tags="none",
         overrides=["mask.rule=otsu_mean"],
@@ -488,6 +496,7 @@ def test_otsu_mean_is_one_threshold_for_all(run: Path, tmp_path: Path) -> None:
         assert (mask == (scores > mean)).mean() > 0.99
     assert len(slices_of(result)) == 5 and list(result.failed) == ["bad"]
     assert len(manifest_of(result)["cases"]) == 4
+    assert written == ["p0", "p1", "v"]  # the pass that looks for the threshold writes nothing
 
 
 # memory
