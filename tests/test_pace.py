@@ -51,11 +51,13 @@ def test_the_first_batch_is_a_warm_up() -> None:
 
 def test_a_batch_that_is_not_full_says_nothing() -> None:
     pace = Pace()
-    for count, seconds in ((1, 9.0), (1, 1.0)):
+    for count, seconds in ((1, 9.0), (1, 1.0), (2, 1.0)):
         pace.observe(count, seconds)
-    assert pace.size == 2
-    pace.observe(1, 100.0)
-    assert (pace.size, pace.settled) == (2, False)
+    assert pace.size == 4
+    for seconds in (100.0, 1e-6):
+        pace.observe(3, seconds)
+        assert (pace.size, pace.settled) == (4, False)
+    assert work(pace, lambda n: 0.5 * n)[-1] == 2  # the 1e-6 s did not count
 
 
 def test_the_largest_is_not_passed() -> None:

@@ -43,7 +43,7 @@ def hazy(monkeypatch: pytest.MonkeyPatch) -> None:
         def predict(self, batch: Batch, seed: int = 0) -> Prediction:
             return Prediction(clouded(batch.image, self.level / 1000))
 
-    monkeypatch.setattr(Run, "method", lambda self, name, device, **s: Hazy(s["noise_level"]))
+    monkeypatch.setattr(Run, "method", lambda self, name, device, **s: Hazy(s.get("noise_level", 5)))
 
 
 def table_of(run: Path, method: str = "cdm") -> list[dict[str, str]]:
@@ -103,6 +103,20 @@ def test_two_methods_settings_coexist(run: Path) -> None:
     assert methods["cg_cdm"] == {"noise_level": 300, "stages": 1, "tau": 0.0, "scale": 7.0}
     assert Run.open(run).method_name() == "cdm"
     assert table_of(run, "cdm") and table_of(run, "cg_cdm")
+
+
+def test_settings_of_the_mask_are_tuned_beside_those_of_the_method(run: Path, hazy: None) -> None:
+    grid = {"mask.median": [1, 3], "noise_level": [700, 5], "mask.rule": ["otsu"]}
+    result = tune(run, grid=grid)
+    tried = [(c["noise_level"], c["mask.median"]) for c in result.candidates]
+    assert sorted(tried) == [(5, 1), (5, 3), (700, 1), (700, 3)]
+    assert result.best["noise_level"] == 5 and result.best.keys() == grid.keys()
+    experiment = Run.open(run).experiment
+    assert experiment.mask.median == result.best["mask.median"]
+    assert experiment.methods["cdm"] == {"noise_level": 5, "stages": 2, "tau": 0.0}
+    tune(run, grid={"mask.median": [5]}, method="cg_cdm")  # a grid of masks alone will do
+    assert Run.open(run).experiment.mask.median == 5
+    assert Run.open(run).experiment.methods["cdm"]["noise_level"] == 5
 
 
 def test_tuning_again_starts_from_what_was_tuned(run: Path) -> None:
@@ -172,6 +186,8 @@ def test_the_batch_does_not_matter(run: Path, monkeypatch: pytest.MonkeyPatch) -
         ({"grid": {"noise_level": [100, 1001]}}, ConfigError, "1000 steps"),
         ({"method": "cmd"}, ConfigError, "unknown method 'cmd'"),
         ({"method": "unet", "grid": {"stages": [1]}}, RunError, "segmenter that unet needs"),
+        ({"grid": {"mask.medain": [1]}}, ConfigError, "Did you mean median"),
+        ({"grid": {"mask.median": [2]}}, ConfigError, r"mask\.median"),
         ({"limit": 0}, ConfigError, "limit = 0"),
         ({"device": "gpu"}, ConfigError, "'gpu' cannot be used"),
         ({"overrides": ["methods.cdm.foo=1"]}, ConfigError, "unknown key"),
