@@ -371,10 +371,10 @@ def test_memory_does_not_grow_with_cases(tmp_path: Path) -> None:
     def peak(count: int) -> int:
         rows: list[Row] = []
         for i in range(count):
-            volume(tmp_path / f"m{i}.nii", seed=i, shape=(32, 32, 16))
+            volume(tmp_path / f"m{i}.nii", seed=i, shape=(64, 64, 16))
             rows += [(f"m{i}/{k}", f"m{i}.nii", k % 2, k, f"P{i}", "train") for k in range(16)]
         table = write(tmp_path / "m.csv", rows)
-        settings = SliceSettings(plane="k", size=32)
+        settings = SliceSettings(plane="k", size=64)
         tracemalloc.start()
         prepare(table, tmp_path / f"out{count}", settings=settings, workers=2)
         _, high = tracemalloc.get_traced_memory()
@@ -383,7 +383,7 @@ def test_memory_does_not_grow_with_cases(tmp_path: Path) -> None:
 
     peak(2)  # imports
     small, large = peak(8), peak(40)
-    slices = 32 * 16 * 32 * 32 * 4  # bytes that 32 more cases come to
+    slices = 32 * 16 * 64 * 64 * 4  # bytes that 32 more cases come to
     assert large - small < 0.35 * slices  # their rows and names alone
 
 
