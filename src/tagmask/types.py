@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["Batch", "Choice", "Method", "Prediction", "Study"]
+__all__ = ["Batch", "Choice", "Method", "Prediction", "Study", "TextTokens"]
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,33 @@ class Study:
 
 
 @dataclass(frozen=True)
+class TextTokens:
+    """Sentences as a frozen encoder sees them, one for each slice of a batch.
+
+    Parameters
+    ----------
+    embedding : (B, L, W) float32
+        One vector a token; 0 beyond the end of a sentence.
+    mask : (B, L) bool
+        Where a token counts. A row without any belongs to a picture without text.
+    """
+
+    embedding: Tensor
+    mask: Tensor
+
+    def __len__(self) -> int:
+        return len(self.embedding)
+
+    def __getitem__(self, rows: Tensor | slice) -> TextTokens:
+        """Give the sentences of some rows."""
+        return TextTokens(self.embedding[rows], self.mask[rows])
+
+    def to(self, device: torch.device | str) -> TextTokens:
+        """Give the same sentences on another device."""
+        return TextTokens(self.embedding.to(device), self.mask.to(device))
+
+
+@dataclass(frozen=True)
 class Batch:
     """Slices on the network's grid.
 
@@ -64,11 +91,14 @@ class Batch:
         "study/slice", unique. Noise is keyed by these, so a slice gets the same noise in any company.
     label : (B,) int64, optional
         Image tags: 1 target present, 0 absent.
+    text : TextTokens, optional
+        Their sentences; most methods look at none.
     """
 
     image: Tensor
     ids: tuple[str, ...]
     label: Tensor | None = None
+    text: TextTokens | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -76,7 +106,8 @@ class Batch:
     def to(self, device: torch.device | str) -> Batch:
         """Give the same batch on another device."""
         label = None if self.label is None else self.label.to(device)
-        return replace(self, image=self.image.to(device), label=label)
+        text = None if self.text is None else self.text.to(device)
+        return replace(self, image=self.image.to(device), label=label, text=text)
 
 
 @dataclass(frozen=True)
