@@ -145,6 +145,8 @@ def test_a_cell_far_away_does_not_make_a_sheet_large(tmp_path: Path, monkeypatch
     monkeypatch.setattr(workbook, "_MAX_ROWS", 50)
     path = write_sheet(tmp_path / "t.xlsx", [COLUMNS, ("a.png", "text")], cells={"XFD2": "far"})
     assert read_sheet(path, COLUMNS) == [(2, {"Image": "a.png", "Description": "text"})]
+    with pytest.raises(TableError, match="no column 'Description'"):  # the 78th is not looked at
+        read_sheet(write_sheet(tmp_path / "t.xlsx", [("Image",)], cells={"BZ1": "Description"}), COLUMNS)
     path = write_sheet(tmp_path / "t.xlsx", [COLUMNS, ("a.png", "text")], cells={"A1048576": "far"})
     with pytest.raises(ResourceError, match="more than the 50 rows"):
         read_sheet(path, COLUMNS)

@@ -20,6 +20,7 @@ from tagmask.io import read_study
 from tagmask.jobs.prepare import PrepareSummary, _in_order, prepare
 from tagmask.slices import SliceSettings, split, split_map
 
+ROOT = Path(__file__).parents[2]
 K = SliceSettings(plane="k", size=8)
 HEADER = ("id", "image", "label", "slice", "patient", "split", "mask")
 Row = tuple[object, ...]
@@ -635,18 +636,21 @@ def test_real_texts(shared: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("data", "plane", "rows", "prevalence"),
-    [("abdomen-mr", "axial", 683, 0.472), ("hippocampus", "sagittal", 7777, 0.623)],
+    ("data", "plane", "size", "rows", "prevalence"),
+    [("abdomen-mr", "axial", 32, 683, 0.472), ("hippocampus", "sagittal", 48, 7777, 0.623)],
 )
 def test_real_volumes(
-    shared: Path, tmp_path: Path, data: str, plane: Any, rows: int, prevalence: float
+    shared: Path, tmp_path: Path, data: str, plane: Any, size: int, rows: int, prevalence: float
 ) -> None:
-    settings = SliceSettings(plane=plane, size=32)
+    settings = SliceSettings(plane=plane, size=size)
     summary = prepare(shared / "data" / data, tmp_path / "out", settings=settings, workers=2)
     prepared = Prepared.open(tmp_path / "out")
     assert len(prepared) == rows and summary.failed == summary.warnings == ()
     assert round(summary.splits["train"].prevalence, 3) == prevalence
     assert -1 <= prepared.images.min() < -0.9 and 0.9 < prepared.images.max() <= 1
+    if data == "hippocampus":  # what the embedded run learnt from, long before this code
+        run_of = json.loads((ROOT / "demo/run/environment.json").read_text())
+        assert prepared.fingerprint == run_of["data"]
 
 
 def test_real_pictures(shared: Path, tmp_path: Path) -> None:

@@ -11,7 +11,6 @@ import torch
 
 from tagmask.errors import ConfigError, InputError, SecurityError
 from tagmask.text import TextEncoder, TextSettings, bert
-from tests.text.conftest import write_bert
 
 LEFT = "The nuclei density in the upper left is high."
 
@@ -68,8 +67,17 @@ def test_files_are_told_apart_by_their_content(tiny: Path, copy: Path) -> None:
     assert len(one) == 64 and load(copy).sha256 == one
     (copy / "README.md").write_text("new")
     assert load(copy).sha256 == one
-    write_bert(copy, num_hidden_layers=1)
-    assert load(copy).sha256 != one
+    found = {one}
+    for name, old, new in (
+        ("vocab.txt", b"left\nright", b"right\nleft"),
+        ("config.json", b"1e-12", b"1e-05"),
+        ("model.safetensors", (copy / "model.safetensors").read_bytes()[-4:], b"\0\0\0\0"),
+    ):
+        before = (copy / name).read_bytes()
+        (copy / name).write_bytes(new.join(before.rsplit(old, 1)))
+        found.add(load(copy).sha256)
+        (copy / name).write_bytes(before)
+    assert len(found) == 4 and load(copy).sha256 == one
 
 
 def test_pickled_weights_are_refused_with_what_to_do(copy: Path) -> None:
@@ -129,7 +137,7 @@ def test_a_folder_cannot_name_code_to_run(copy: Path, tmp_path: Path) -> None:
     trap = tmp_path / "sprung"
     (copy / "evil.py").write_text(f"open({str(trap)!r}, 'w')")
     change(copy, auto_map={"AutoModel": "evil.Model"}, attn_implementation="somebody/kernel")
-    change(copy, _attn_implementation="somebody/kernel", quantization_config={"quant_method": "none"})
+    change(copy, quantization_config={"quant_method": "bitsandbytes", "load_in_4bit": True})
     tokenizer = {
         "do_lower_case": True,
         "auto_map": {"AutoTokenizer": ["evil.T", None]},
