@@ -18,22 +18,27 @@ def refuse_difference(path: Path, begun: Experiment, now: Experiment) -> None:
     Raises
     ------
     RunError
-        Naming the first setting that differs. More steps than before are no difference: training goes on.
+        Naming the first setting that differs. More steps than before are no difference: training goes on. Nor is
+        a network that only one of the two names: it is trained in addition, or left as it is.
     """
-    _refuse(path, _identity(begun), _identity(now))
+    shared = sorted(set(begun.networks()) & set(now.networks()))
+    _refuse(path, _identity(begun, shared), _identity(now, shared))
 
 
-def _identity(experiment: Experiment) -> dict[str, Any]:
-    """What two trainings must share to be one: the networks, the data and how each is trained, but not how long."""
-    table = plain(experiment)
-    for name in ("methods", "mask"):
-        table.pop(name, None)
-    for settings in table["train"].values():
+def _identity(experiment: Experiment, networks: list[str]) -> dict[str, Any]:
+    """What two trainings must share to be one: schedule, networks and how each is trained, but not how long."""
+    everything = plain(experiment)
+    train = {name: everything["train"][name] for name in networks}
+    for settings in train.values():
         # With a decaying rate the length is part of the training.
         length = () if settings["decay"] else ("steps",)
         for key in (*length, "log_every", "checkpoint_every", "snapshot_every", "sample_every"):
             settings.pop(key, None)
-    return {k: v for k, v in table.items() if k != "data"}
+    return {
+        "schedule": everything["schedule"],
+        "train": train,
+        **{name: everything[name] for name in networks},
+    }
 
 
 def _refuse(path: Path, old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> None:
@@ -41,7 +46,7 @@ def _refuse(path: Path, old: dict[str, Any], new: dict[str, Any], prefix: str = 
         a, b = old.get(key), new.get(key)
         if isinstance(a, dict) and isinstance(b, dict):
             _refuse(path, a, b, f"{prefix}{key}.")
-        elif a != b and (prefix or (a and b)):
+        elif a != b:
             raise RunError(
                 f"was begun with {prefix}{key} = {a}, but the experiment now says {b}.",
                 where=path,

@@ -15,6 +15,7 @@ from tagmask.methods.anofpdm_choice import choose as choose_anofpdm
 from tagmask.methods.cam import CAM, CAMSettings, Kind
 from tagmask.methods.cdm import CDM, CDMSettings
 from tagmask.methods.cg_diff import CGDiff, CGDiffSettings
+from tagmask.methods.combined import Combined, CombinedSettings
 from tagmask.methods.ddib import DDIB, DDIBSettings
 from tagmask.methods.supervised import Supervised, SupervisedSettings
 from tagmask.networks.classifier import Classifier
@@ -80,6 +81,21 @@ def _cam(kind: Kind) -> Recipe:
     )
 
 
+def _members(settings: CombinedSettings) -> list[tuple[Recipe, Any]]:
+    """Give the recipe and the settings of each method that is combined."""
+    found = []
+    for name, table in settings.members.items():
+        own = settings_of(name, table, where=f"[methods.combined.members.{name}]")
+        if METHODS[name].reads != "tags":
+            raise ConfigError(
+                f"{name} learns from {METHODS[name].reads}, and combined is stamped with tags.",
+                where="[methods.combined]",
+                repair="Combine methods that read tags.",
+            )
+        found.append((METHODS[name], own))
+    return found
+
+
 METHODS: Mapping[str, Recipe] = {
     "cdm": Recipe(
         CDMSettings,
@@ -128,14 +144,23 @@ METHODS: Mapping[str, Recipe] = {
     "grad_cam_pp": _cam("grad_cam_pp"),
     "score_cam": _cam("score_cam"),
     "layer_cam": _cam("layer_cam"),
+    "combined": Recipe(
+        CombinedSettings,
+        lambda s: tuple(dict.fromkeys(need for r, own in _members(s) for need in r.needs_of(own))),
+        "tags",
+        lambda n, s: Combined(
+            {name: r.make(n, own) for name, (r, own) in zip(s.members, _members(s), strict=True)}, s
+        ),
+        asks=lambda s: {key: value for r, own in _members(s) for key, value in r.asks(own).items()},
+    ),
     "unet": Recipe(
         SupervisedSettings, ("segmenter",), "train masks", lambda n, s: Supervised(n.segmenter, s)
     ),
 }
 
 
-def settings_of(name: str, table: Mapping[str, Any]) -> Any:
-    """Build the settings of a method from its table.
+def settings_of(name: str, table: Mapping[str, Any], where: str | None = None) -> Any:
+    """Build the settings of a method from its table, which lies at `where`.
 
     Raises
     ------
@@ -144,4 +169,4 @@ def settings_of(name: str, table: Mapping[str, Any]) -> Any:
     """
     if name not in METHODS:
         raise ConfigError(f"unknown method {name!r}.", repair=f"Known methods: {', '.join(METHODS)}.")
-    return build(METHODS[name].settings, table, where=f"[methods.{name}]")
+    return build(METHODS[name].settings, table, where=where or f"[methods.{name}]")
