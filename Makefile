@@ -47,8 +47,10 @@ check: $(VENV)/.installed-dev ## lint and check types
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-bench: $(VENV)/.installed ## measure speed against a plain loop
+bench: $(VENV)/.installed ## measure speed and memory against plain loops
 	$(BIN)/python benchmarks/speed.py
+	$(BIN)/python benchmarks/anofpdm.py
+	$(BIN)/python benchmarks/cam.py
 
 clean: ## remove .venv, caches and the demo's output; runs and prepared data stay
 	rm -rf $(VENV) $(OUT) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

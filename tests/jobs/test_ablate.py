@@ -15,9 +15,9 @@ import torch
 
 import tagmask
 from tagmask.ablations import ABLATIONS, kinds
+from tagmask.charts import SweepLine, sweep
 from tagmask.cli import main
 from tagmask.errors import ConfigError, InputError, RunError, TagmaskError
-from tagmask.figures import SweepLine, sweep
 from tagmask.jobs.ablate import AblateResult, ablate
 from tagmask.jobs.evaluate import EvaluateSettings, evaluate
 from tagmask.jobs.segment import segment

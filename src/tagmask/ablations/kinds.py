@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from tagmask.figures import SweepLine, sweep
+from tagmask.charts import SweepLine, sweep
 from tagmask.runs import Run
 from tagmask.scoring.scoreboard import combine
 from tagmask.types import Batch, Method, Prediction
