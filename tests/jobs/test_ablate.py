@@ -136,7 +136,7 @@ def check_files(result: AblateResult, out: Path) -> None:
         ("Q", "cdm", [400, 100], "noise_level"),
         ("tau", "cg_cdm", [0.0, 0.9], "tau"),
         ("s", "cg_cdm", [0.0, 5.0], "scale"),
-        ("stride", "ddib", [225, 150], "stride"),
+        ("stride", "ddib", [40, 20], "stride"),
     ],
 )
 def test_settings_that_change_the_walk_have_one_each(
