@@ -36,7 +36,7 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 setup: $(VENV)/.installed-dev ## make .venv with Tagmask and all that developing it takes
 
 demo: $(VENV)/.installed ## segment the embedded scans with the embedded weights, evaluate, report
-	$(BIN)/tagmask segment $(RUN) $(DATA)/labels.csv -o $(OUT)/masks --overwrite
+	$(BIN)/tagmask segment $(RUN) $(DATA)/labels.csv -o $(OUT)/masks --val-masks --overwrite
 	$(BIN)/tagmask evaluate $(OUT)/masks $(DATA)/masks --table $(DATA)/labels.csv -o $(OUT)/evaluation
 	$(BIN)/tagmask report $(OUT)/evaluation -o $(OUT)/report.html
 

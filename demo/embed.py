@@ -1,4 +1,4 @@
-"""Make demo/run, the embedded weights, from a finished run: half precision, nothing but what segmenting needs.
+"""Make demo/run, the embedded weights, from a finished and tuned run: half precision, nothing but what segmenting needs.
 
 python demo/embed.py runs/hippocampus demo/run
 """
@@ -6,13 +6,14 @@ python demo/embed.py runs/hippocampus demo/run
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
 import torch
 
 from tagmask.networks import weights
-from tagmask.runs import Run
+from tagmask.runs import VAL_MASKS, Run
 
 
 def main(source: Path, target: Path) -> None:
@@ -21,6 +22,8 @@ def main(source: Path, target: Path) -> None:
     (target / "experiment.toml").write_text(run.experiment.to_toml(), encoding="utf-8")
     record = {key: run.environment[key] for key in ("data", "slices", "versions")}
     (target / "environment.json").write_text(json.dumps(record, indent=1), encoding="utf-8")
+    if (source / VAL_MASKS).is_file():
+        shutil.copyfile(source / VAL_MASKS, target / VAL_MASKS)
     for name in run.experiment.networks():
         path = target / "weights" / f"{name}.safetensors"
         metadata = weights.read_metadata(run.weights_path(name))["metadata"]
