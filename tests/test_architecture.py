@@ -21,8 +21,8 @@ FLOORS: dict[int, set[str]] = {
         *("machine", "masks", "thresholds", "metrics", "networks", "pace", "panels", "slices"),
     },
     2: {
-        *("ablations", "benchmarking", "experiment", "identity", "memo", "methods", "objectives", "reporting", "runs"),
-        *("scoring", "segmenting", "training"),
+        *("ablations", "benchmarking", "chosen", "experiment", "identity", "memo", "methods", "objectives"),
+        *("plan", "reporting", "runs", "scoring", "segmenting", "training"),
     },
     3: {"jobs"},
     4: {"__init__", "__main__", "cli", "doctor"},

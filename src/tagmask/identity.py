@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from tagmask.config import plain
+from tagmask.data.shots import read_shots, write_shots
 from tagmask.errors import RunError
 from tagmask.experiment import Experiment
 
-__all__ = ["refuse_difference"]
+__all__ = ["keep_shots", "refuse_difference", "refuse_other_data"]
 
 
 def refuse_difference(path: Path, begun: Experiment, now: Experiment) -> None:
@@ -23,17 +24,53 @@ def refuse_difference(path: Path, begun: Experiment, now: Experiment) -> None:
     _refuse(path, _identity(begun), _identity(now))
 
 
+def refuse_other_data(path: Path, begun: str | None, now: str) -> None:
+    """Refuse a prepared folder whose fingerprint is not the one that a run was begun with.
+
+    Raises
+    ------
+    RunError
+        With both.
+    """
+    if begun != now:
+        raise RunError(
+            f"was trained on data with fingerprint {begun}, but the prepared folder has {now}.",
+            where=path,
+            repair="Give another output folder, or prepare the data as before.",
+        )
+
+
+def keep_shots(path: Path, ids: tuple[str, ...]) -> None:
+    """Write the pictures whose masks are read into a run, or refuse others than it was begun with.
+
+    Raises
+    ------
+    RunError
+        The list differs from the one that is there.
+    """
+    if path.exists() and read_shots(path) != ids:
+        raise RunError(
+            f"names other pictures than {', '.join(ids[:3])}{', ...' if len(ids) > 3 else ''}, which the "
+            "experiment now gives.",
+            where=path,
+            repair="Give another output folder, or restore the list.",
+        )
+    write_shots(path, ids)
+
+
 def _identity(experiment: Experiment) -> dict[str, Any]:
     """What two trainings must share to be one: the networks, the data and how each is trained, but not how long."""
     table = plain(experiment)
     for name in ("methods", "mask"):
         table.pop(name, None)
     for settings in table["train"].values():
-        # With a decaying rate the length is part of the training.
-        length = () if settings["decay"] else ("steps",)
+        # Where the rate falls towards the last step, the length is part of the training.
+        falls = settings["decay"] or settings["schedule"] in ("cosine", "poly")
+        length = () if falls else ("steps",)
         for key in (*length, "log_every", "checkpoint_every", "snapshot_every", "sample_every"):
             settings.pop(key, None)
-    return {k: v for k, v in table.items() if k != "data"}
+    table["data"].pop("prepared")  # it may have moved: its fingerprint is compared
+    return table
 
 
 def _refuse(path: Path, old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> None:

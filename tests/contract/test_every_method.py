@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import FrozenInstanceError, fields, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from tagmask.errors import RunError
 from tagmask.jobs.segment import segment
 from tagmask.masks import MaskSettings, binarise
 from tagmask.methods import METHODS, settings_of
+from tagmask.networks.kinds import MASK_LEARNERS
 from tagmask.runs import Run
 from tagmask.types import Batch
 from tests.random_run import ALL, TRAINING, write_run
@@ -116,7 +118,7 @@ def test_tags_of_the_batch_do_not_move_the_map(name: str, runs: Callable[[int], 
 def test_networks_are_left_as_they_are(name: str, runs: Callable[[int], Run]) -> None:
     run = runs(1)
     method = run.method(name)
-    networks = [getattr(run.networks, need) for need in run.needs(name)]
+    networks: list[Any] = [run.networks.get(need) for need in run.needs(name)]
     before = [{k: v.clone() for k, v in network.state_dict().items()} for network in networks]
     method.predict(batch_of(), 0)
     for network, state in zip(networks, before, strict=True):
@@ -152,8 +154,8 @@ def test_tags_suffice(
 
 def test_what_was_read_is_stamped(name: str) -> None:
     assert METHODS[name].reads in ("tags", "train masks")
-    # Only a segmenter is trained on masks, and whoever uses one says so.
-    assert (METHODS[name].reads == "train masks") == ("segmenter" in needs_of(name))
+    # Only a mask learner is trained on masks, and whoever uses one says so.
+    assert (METHODS[name].reads == "train masks") == bool(MASK_LEARNERS.keys() & needs_of(name))
 
 
 def test_needs_are_true(name: str, tmp_path: Path) -> None:

@@ -17,13 +17,14 @@ import torch
 from torch import Tensor
 
 from tagmask.candidates import combinations, mask_part
+from tagmask.chosen import VAL_MASKS
 from tagmask.config import plain, read_toml, write_toml
 from tagmask.data.prepared import Prepared
 from tagmask.errors import ConfigError, InputError
 from tagmask.io import atomic_write
 from tagmask.machine import device_of
 from tagmask.masks import MaskSettings
-from tagmask.runs import VAL_MASKS, Run
+from tagmask.runs import Run
 from tagmask.scoring.thresholds import CANDIDATES, best_threshold
 from tagmask.types import Method
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from tagmask.networks.checkpoints import read_checkpoint, write_checkpoint
+from tagmask.training.selection import Selection
 
 __all__ = ["TrainingState"]
 
@@ -25,12 +26,15 @@ class TrainingState:
     ----------
     scaler
         Of fp16; None in other precisions.
+    selection
+        Of weights by validation masks; None where the last ones are kept.
     """
 
     network: nn.Module
     average: AveragedModel
     optimizer: torch.optim.Optimizer
     scaler: Any
+    selection: Selection | None = None
 
     def save(self, folder: Path, name: str, step: int) -> None:
         """Write FOLDER/NAME-STEP.safetensors and remove all but the newest two."""
@@ -39,6 +43,9 @@ class TrainingState:
         for i, state in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{i}.{k}": v for k, v in state.items()}
         record = {"step": step, "scaler": self.scaler.state_dict() if self.scaler is not None else None}
+        if self.selection is not None:
+            tensors |= {f"best.{k}": v for k, v in self.selection.best.items()}
+            record["looks"] = self.selection.looks
         folder.mkdir(exist_ok=True)
         write_checkpoint(folder / f"{name}-{step:06d}.safetensors", tensors, record)
         for stale in sorted(folder.glob(f"{name}-*.safetensors"))[:-KEPT]:
@@ -63,4 +70,7 @@ class TrainingState:
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state})
         if self.scaler is not None and record["scaler"]:
             self.scaler.load_state_dict(record["scaler"])
+        if self.selection is not None:
+            self.selection.looks[:] = [(int(step), float(value)) for step, value in record["looks"]]
+            self.selection.best = part("best.")
         return int(record["step"])
