@@ -18,7 +18,7 @@ FLOORS: dict[int, set[str]] = {
     1: {
         *("candidates", "charts", "config", "curves", "data", "datasets", "diffusion", "figures", "grids"),
         *("histogram", "io"),
-        *("machine", "masks", "thresholds", "metrics", "networks", "pace", "panels", "slices"),
+        *("machine", "masks", "thresholds", "metrics", "networks", "pace", "panels", "slices", "text"),
     },
     2: {
         *("ablations", "benchmarking", "chosen", "experiment", "identity", "memo", "methods", "objectives"),
@@ -33,15 +33,18 @@ FLOOR = {unit: floor for floor, units in FLOORS.items() for unit in units}
 DOORS: dict[str, set[str]] = {
     "accelerate": {"training.trainer"},
     "diffusers": {"networks"},
+    "huggingface_hub": {"text.bert"},
     "matplotlib": {"charts", "figures", "jobs.report", "reporting"},
     "monai": set(),  # an oracle of tests alone
     "nibabel": {"io"},
+    "openpyxl": {"data.workbook"},
     "PIL": {"io"},
     "pydantic": {"config"},
     "pydicom": {"io"},
     "rich": {"cli"},
     "safetensors": {"networks"},
     "tifffile": {"io"},
+    "transformers": {"text.bert"},
     "typer": {"cli"},
 }
 # They need a torchvision that fits torch to the letter, or read pickles.
