@@ -4,10 +4,10 @@ An experiment file is TOML; each of its tables is a dataclass and each key an ar
 
     [data]              where the prepared slices are
     [schedule]          the noise
+    [text]              who reads the sentences, where a network does
     [denoiser]          the networks; a table that is absent is a network that is not trained
     [classifier]
-    [segmenter]
-    [cnn]
+    [segmenter]         ... see `tagmask.networks.kinds`
     [train.denoiser]    how each is trained
     [methods.cdm]       settings of the methods; the first is the default of `tagmask segment`
     [mask]              from score map to mask
@@ -30,10 +30,18 @@ from tagmask.methods import METHODS, settings_of
 from tagmask.networks.classifier import ClassifierSettings
 from tagmask.networks.cnn import CNNSettings
 from tagmask.networks.denoiser import DenoiserSettings
+from tagmask.networks.gloria import GloriaSettings
+from tagmask.networks.gloria_pair import GloriaPairSettings
 from tagmask.networks.kinds import MASK_LEARNERS, NETWORKS
 from tagmask.networks.learnt import Learnt
+from tagmask.networks.lvit import LViTSettings
+from tagmask.networks.pixel_classifier import PixelClassifierSettings
 from tagmask.networks.segmenter import SegmenterSettings
+from tagmask.networks.swinunet import SwinUNetSettings
+from tagmask.networks.textdiff import TextDiffSettings
+from tagmask.networks.transunet import TransUNetSettings
 from tagmask.plan import TrainPlan
+from tagmask.text import TextSettings
 
 __all__ = [
     "DataSettings",
@@ -69,10 +77,18 @@ class Experiment:
 
     data: DataSettings
     schedule: ScheduleSettings = ScheduleSettings()
+    text: TextSettings = TextSettings()
     denoiser: DenoiserSettings | None = None
     classifier: ClassifierSettings | None = None
-    segmenter: SegmenterSettings | None = None
     cnn: CNNSettings | None = None
+    gloria_pair: GloriaPairSettings | None = None
+    segmenter: SegmenterSettings | None = None
+    textdiff: TextDiffSettings | None = None
+    pixel_classifier: PixelClassifierSettings | None = None
+    transunet: TransUNetSettings | None = None
+    swinunet: SwinUNetSettings | None = None
+    gloria: GloriaSettings | None = None
+    lvit: LViTSettings | None = None
     train: TrainPlan = TrainPlan()
     methods: dict[str, dict[str, Any]] = field(default_factory=dict)
     mask: MaskSettings = MaskSettings()
@@ -99,6 +115,9 @@ class Experiment:
             and s.only_tag is not None,
             f"crop is set, but a {name} is used at the size of the whole slice.": name != "denoiser"
             and s.augment.crop,
+            f"text_dropout is set, but [{name}] does not learn to do without text (null_text).": s.text_dropout
+            > 0
+            and not getattr(getattr(self, name), "null_text", False),
             f"select_every is set, but a {name} learns from no mask.": not masks and s.select_every,
         }
         for what, found in wrong.items():
@@ -143,7 +162,9 @@ class Experiment:
 
     def to_toml(self) -> str:
         """Write every setting out, defaults included, as a file that `load_experiment` reads back."""
-        return write_toml(plain(self), heading="Resolved by tagmask; every setting, defaults included.")
+        table = plain(self)
+        table["train"] = {name: table["train"][name] for name in self.networks()}
+        return write_toml(table, heading="Resolved by tagmask; every setting, defaults included.")
 
 
 def load_experiment(path: Path, overrides: Sequence[str] = ()) -> Experiment:

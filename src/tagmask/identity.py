@@ -5,12 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from tagmask.config import plain
-from tagmask.data.shots import read_shots, write_shots
+from tagmask.data.prepared import Prepared
+from tagmask.data.shots import choose_shots, read_shots, shot_rows, write_shots
 from tagmask.errors import RunError
 from tagmask.experiment import Experiment
 
-__all__ = ["keep_shots", "refuse_difference", "refuse_other_data"]
+__all__ = ["keep_shots", "mask_rows", "refuse_difference", "refuse_other_data", "shots_of"]
+
+_SHOTS = "shots.csv"
 
 
 def refuse_difference(path: Path, begun: Experiment, now: Experiment) -> None:
@@ -40,7 +45,19 @@ def refuse_other_data(path: Path, begun: str | None, now: str) -> None:
         )
 
 
-def keep_shots(path: Path, ids: tuple[str, ...]) -> None:
+def shots_of(experiment: Experiment, prepared: Prepared) -> tuple[str, ...] | None:
+    """Give the ids of the pictures whose masks an experiment reads; None: those of the whole train split.
+
+    Raises
+    ------
+    ConfigError, InputError, TableError
+        As `choose_shots`.
+    """
+    data = experiment.data
+    return None if data.shots is None else choose_shots(prepared, data.shots, data.draw)
+
+
+def keep_shots(run: Path, ids: tuple[str, ...] | None) -> None:
     """Write the pictures whose masks are read into a run, or refuse others than it was begun with.
 
     Raises
@@ -48,6 +65,9 @@ def keep_shots(path: Path, ids: tuple[str, ...]) -> None:
     RunError
         The list differs from the one that is there.
     """
+    path = run / _SHOTS
+    if ids is None:
+        return
     if path.exists() and read_shots(path) != ids:
         raise RunError(
             f"names other pictures than {', '.join(ids[:3])}{', ...' if len(ids) > 3 else ''}, which the "
@@ -58,12 +78,21 @@ def keep_shots(path: Path, ids: tuple[str, ...]) -> None:
     write_shots(path, ids)
 
 
+def mask_rows(run: Path, prepared: Prepared) -> np.ndarray:
+    """Give the places (n,) int64 of the slices whose masks a run may read, rising."""
+    if (run / _SHOTS).exists():
+        return shot_rows(prepared, read_shots(run / _SHOTS), where=run / _SHOTS)
+    return prepared.split_indices("train")
+
+
 def _identity(experiment: Experiment) -> dict[str, Any]:
     """What two trainings must share to be one: the networks, the data and how each is trained, but not how long."""
     table = plain(experiment)
     for name in ("methods", "mask"):
         table.pop(name, None)
-    for settings in table["train"].values():
+    plans = table.pop("train")
+    for name in experiment.networks():
+        table[f"train.{name}"] = settings = plans[name]
         # Where the rate falls towards the last step, the length is part of the training.
         falls = settings["decay"] or settings["schedule"] in ("cosine", "poly")
         length = () if falls else ("steps",)

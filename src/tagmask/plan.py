@@ -49,6 +49,11 @@ class TrainSettings:
         Weights of the two losses of masks: cross-entropy, and 1 - Dice of the probabilities.
     dice_per_image
         Take the Dice of each picture and their mean, and not that of all pixels of the batch together.
+    dice_of
+        "probabilities", or "logits" as TextDiff's published code has it (see `textdiff.dice_on_logits`).
+    text_dropout
+        Share of the pictures whose sentence is hidden, for networks with null_text: so that they also serve
+        pictures without one.
     ema
         Rate of the exponential moving average of the weights, which is what is used afterwards. It is warmed
         up as min(ema, (1 + n) / (10 + n)) when `ema_warmup`, for 0.9999 is far too slow for short runs.
@@ -92,6 +97,8 @@ class TrainSettings:
     cross_entropy: float = 1.0
     dice: float = 1.0
     dice_per_image: bool = False
+    dice_of: Literal["probabilities", "logits"] = "probabilities"
+    text_dropout: float = 0.0
     ema: float = 0.9999
     ema_warmup: bool = True
     label_dropout: float = 0.1
@@ -128,6 +135,7 @@ class TrainSettings:
             and self.cross_entropy + self.dice > 0,
             "0 <= ema < 1": 0 <= self.ema < 1,
             "0 <= label_dropout < 1": 0 <= self.label_dropout < 1,
+            "0 <= text_dropout < 1": 0 <= self.text_dropout < 1,
             "0 <= band_share <= 1": 0 <= self.band_share <= 1,
             "1 <= lo <= hi in noise_band": self.noise_band is None
             or 1 <= self.noise_band[0] <= self.noise_band[1],
@@ -147,5 +155,12 @@ class TrainPlan:
 
     denoiser: TrainSettings = TrainSettings()
     classifier: TrainSettings = TrainSettings()
-    segmenter: TrainSettings = TrainSettings()
     cnn: TrainSettings = TrainSettings()
+    gloria_pair: TrainSettings = TrainSettings()
+    segmenter: TrainSettings = TrainSettings()
+    textdiff: TrainSettings = TrainSettings()
+    pixel_classifier: TrainSettings = TrainSettings()
+    transunet: TrainSettings = TrainSettings()
+    swinunet: TrainSettings = TrainSettings()
+    gloria: TrainSettings = TrainSettings()
+    lvit: TrainSettings = TrainSettings()

@@ -20,16 +20,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
+from tagmask.attachments import TextReader, attach_backbone, open_reader
 from tagmask.chosen import with_chosen
 from tagmask.config import build, plain
 from tagmask.data.prepared import Prepared
-from tagmask.data.shots import choose_shots, read_shots, shot_rows
 from tagmask.errors import ConfigError, RunError
 from tagmask.experiment import Experiment, load_experiment, overridden
-from tagmask.identity import keep_shots, refuse_difference, refuse_other_data
+from tagmask.identity import keep_shots, refuse_difference, refuse_other_data, shots_of
 from tagmask.io import atomic_write
 from tagmask.machine import environment
 from tagmask.methods import METHODS, Networks, settings_of
@@ -39,8 +38,6 @@ from tagmask.slices import SliceSettings
 from tagmask.types import Method
 
 __all__ = ["Run"]
-
-SHOTS = "shots.csv"
 
 
 @dataclass(frozen=True)
@@ -81,11 +78,9 @@ class Run:
             run = cls.open(path, tuned=False)
             refuse_difference(path, run.experiment, experiment)
             refuse_other_data(path, run.environment.get("data"), prepared.fingerprint)
-        shots = experiment.data.shots
-        chosen = None if shots is None else choose_shots(prepared, shots, experiment.data.draw)
+        shots = shots_of(experiment, prepared)
         path.mkdir(parents=True, exist_ok=True)
-        if chosen is not None:
-            keep_shots(path / SHOTS, chosen)
+        keep_shots(path, shots)
         with atomic_write(path / "experiment.toml") as temporary:
             temporary.write_text(experiment.to_toml(), encoding="utf-8")
         if not (path / "environment.json").exists():
@@ -190,12 +185,6 @@ class Run:
             return {}
         return content if isinstance(content, dict) else {}
 
-    def mask_rows(self, prepared: Prepared) -> np.ndarray:
-        """Give the places (n,) int64 of the slices whose masks may be read: those of shots.csv, or all of train."""
-        if self.experiment.data.shots is None:
-            return prepared.split_indices("train")
-        return shot_rows(prepared, read_shots(self.path / SHOTS), where=self.path / SHOTS)
-
     def snapshots(self, network: str) -> list[int]:
         """Give the steps after which weights of a network were kept, rising."""
         files = (self.path / "snapshots").glob(f"{network}-*.safetensors")
@@ -263,6 +252,15 @@ class Run:
         name = self.method_name(name)
         return settings_of(name, {**self.experiment.settings_table(name), **changes})
 
+    def text_reader(self, name: str | None = None) -> TextReader | None:
+        """Open the text encoder that a method's network reads through (see `open_reader`); None where it reads none."""
+        made = {need: getattr(self.networks.get(need), "settings", None) for need in self.needs(name)}
+        readers = (
+            open_reader(self.experiment.text, settings, name=need, learnt=self.weights_path(need))
+            for need, settings in made.items()
+        )
+        return next(filter(None, readers), None)
+
     def needs(self, name: str | None = None) -> tuple[str, ...]:
         """Names of the networks that a method needs under this run's settings."""
         name = self.method_name(name)
@@ -288,6 +286,9 @@ class Run:
                     where=self.path,
                     repair=f"Give the experiment a [{need}] table and run tagmask train.",
                 )
+            attach_backbone(
+                network, self.experiment, name=need, learnt=self.weights_path(need), device=device
+            )
             # channels_last: 1.1 to 1.4 times faster on a CPU, and what a GPU's tensor cores want.
             network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         if networks.denoiser is not None:

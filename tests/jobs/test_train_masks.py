@@ -13,6 +13,7 @@ import torch
 
 from tagmask.data.prepared import Prepared
 from tagmask.errors import ConfigError, InputError, RunError, TagmaskError
+from tagmask.identity import mask_rows
 from tagmask.jobs.train import train
 from tagmask.networks import weights
 from tagmask.networks.checkpoints import read_checkpoint
@@ -112,7 +113,7 @@ def test_only_the_masks_of_the_shots_are_read(masked: Path, tmp_path: Path) -> N
     shots = ["data.shots=3", "data.draw=2"]
     run = learn(tmp_path / "a", masked, *shots)
     data = Prepared.open(masked)
-    rows = run.mask_rows(data)
+    rows = mask_rows(run.path, data)
     with (run.path / "shots.csv").open() as file:
         ids = [line["id"] for line in csv.DictReader(file)]
     assert sorted(ids) == sorted(data.index[row]["id"] for row in rows) and len(ids) == 3
@@ -158,7 +159,7 @@ def test_other_shots_are_another_run(masked: Path, tmp_path: Path) -> None:
         learn(tmp_path / "a", masked, "data.shots=3", "data.draw=1")
     (tmp_path / "list.csv").write_text("id\ntrain0_0\ntrain1_1\n")
     listed = f"data.shots={tmp_path / 'list.csv'}"
-    assert len(learn(tmp_path / "b", masked, listed).mask_rows(Prepared.open(masked))) == 2
+    assert len(mask_rows(learn(tmp_path / "b", masked, listed).path, Prepared.open(masked))) == 2
     (tmp_path / "list.csv").write_text("id\ntrain0_0\n")
     with pytest.raises(RunError, match="names other pictures"):
         learn(tmp_path / "b", masked, listed)

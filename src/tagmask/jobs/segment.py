@@ -140,6 +140,7 @@ def segment(
         device=device,
         pace=Pace(batch, settled=True) if batch else Pace(),
         out=out,
+        reader=run.text_reader(name),
     )
     if job.classifier is not None:
         job.classifier.to(device)

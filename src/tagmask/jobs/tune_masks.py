@@ -26,6 +26,7 @@ from tagmask.machine import device_of
 from tagmask.masks import MaskSettings
 from tagmask.runs import Run
 from tagmask.scoring.thresholds import CANDIDATES, best_threshold
+from tagmask.text import TextEncoder
 from tagmask.types import Method
 
 __all__ = ["MaskTuneResult", "tune_masks"]
@@ -128,10 +129,11 @@ def tune_masks(
     thresholds = axes.pop("mask.value", CANDIDATES)
     for_method, for_mask = (combinations(axes, masks=part) for part in (False, True))
     makers = [run.method(name, device=device, **settings) for settings in for_method]
+    reader = run.text_reader(name)
     rules = [_mask(run, name, settings, 0.0) for settings in for_mask]  # everything is refused before working
     candidates: list[dict[str, Any]] = []
     for settings, candidate in zip(for_method, makers, strict=True):
-        score_map = _maps(candidate, data, rows, seed, device)
+        score_map = _maps(candidate, data, rows, seed, device, reader.encoder if reader else None)
         for mask, rule in zip(for_mask, rules, strict=True):
             found = best_threshold(score_map, image, truth, rule, thresholds)
             candidates.append({**settings, **mask, "mask.value": found.value, "dice": round(found.dice, 6)})
@@ -143,10 +145,13 @@ def tune_masks(
     return result
 
 
-def _maps(method: Method, data: Prepared, rows: np.ndarray, seed: int, device: str) -> Tensor:
+def _maps(
+    method: Method, data: Prepared, rows: np.ndarray, seed: int, device: str, encode: TextEncoder | None
+) -> Tensor:
     """Score maps (N, 1, S, S) float32 of all slices, on the CPU."""
     parts = np.array_split(rows, -(-len(rows) // BATCH))
-    return torch.cat([method.predict(data.batch(part).to(device), seed).score_map.cpu() for part in parts])
+    batches = (data.batch(part, encode).to(device) for part in parts)
+    return torch.cat([method.predict(batch, seed).score_map.cpu() for batch in batches])
 
 
 def _check_data(run: Run, data: Prepared, split: str) -> None:

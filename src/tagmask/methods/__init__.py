@@ -150,6 +150,12 @@ METHODS: Mapping[str, Recipe] = {
     "score_cam": _cam("score_cam"),
     "layer_cam": _cam("layer_cam"),
     "unet": _supervised("segmenter"),
+    "textdiff": _supervised("textdiff"),
+    "pixel_classifier": _supervised("pixel_classifier"),
+    "transunet": _supervised("transunet"),
+    "swinunet": _supervised("swinunet"),
+    "gloria": _supervised("gloria"),
+    "lvit": _supervised("lvit"),
 }
 
 

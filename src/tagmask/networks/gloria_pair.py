@@ -72,6 +72,11 @@ class GloriaPairSettings:
                     repair=f"The paper has {usual}.",
                 )
 
+    @property
+    def reads_text(self) -> bool:
+        """It learns from sentences."""
+        return True
+
 
 class GloriaPair(nn.Module):
     """Encoder of pictures and projections of words, learnt from pairs by `forward`, which gives the loss.

@@ -85,6 +85,11 @@ class LViTSettings:
         if self.null_text and not self.text:
             refuse("null_text = True, but text = False", "Leave null_text out: this network reads no text.")
 
+    @property
+    def reads_text(self) -> bool:
+        """Whether a sentence can change the answer."""
+        return self.text
+
 
 class LViT(nn.Module):
     """Pixel logits of the target, from a picture and its sentence.

@@ -120,10 +120,8 @@ def load(path: Path, kind: str) -> nn.Module:
         )
     try:
         settings = build(NETWORKS[kind].settings, header["settings"], where=path)
-        blocks = getattr(settings, "blocks", 1)  # of each level, or one number for all
-        levels = len(getattr(settings, "widths", ()))
-        if (sum(blocks) if isinstance(blocks, tuple) else levels * blocks) > len(tensors):
-            raise ConfigError("settings name more blocks than there are tensors.")
+        if _layers(settings) > len(tensors):
+            raise ConfigError("settings name more layers than there are tensors.")
         with torch.device("meta"):
             module: nn.Module = NETWORKS[kind].module(settings)
     except (ConfigError, RuntimeError, OverflowError, TypeError) as error:
@@ -133,6 +131,15 @@ def load(path: Path, kind: str) -> nn.Module:
         ) from None
     fill(module, tensors, where=path)
     return module.eval()
+
+
+def _layers(settings: Any) -> int:
+    """Count the layers that settings name at least, before any is built."""
+    blocks = getattr(settings, "blocks", 0)  # of each level, or one number for all
+    if isinstance(blocks, int):
+        blocks = (blocks,) * len(getattr(settings, "widths", ()))
+    others = (getattr(settings, name, 0) for name in ("layers", "members", "depths"))
+    return max(sum(blocks), *(sum(n) if isinstance(n, tuple) else n for n in others))
 
 
 def read_metadata(path: Path) -> dict[str, Any]:

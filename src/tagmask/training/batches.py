@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from tagmask.data.augment import augment
+from tagmask.data.augment import augment, draw_variants
 from tagmask.data.prepared import Prepared
 from tagmask.data.sampling import Sampler, keyed
 from tagmask.diffusion.simplex import noise_like
 from tagmask.errors import InputError
 from tagmask.objectives import Draws
 from tagmask.plan import TrainSettings
+from tagmask.training.sentences import Sentences
+from tagmask.types import TextTokens
 
 __all__ = ["Lesson", "TrainingBatches"]
 
@@ -30,26 +33,38 @@ class Lesson:
         The tags; -1 where one is not known.
     draws
         Steps t, noise and hidden labels.
+    key
+        What belongs to this step, and to this part of it: for what a network draws by itself.
     mask : (B, 1, S, S) float32 in {0, 1}, optional
         For mask learners alone.
+    text
+        For networks that read it.
+    features
+        Of a frozen backbone, one (B, C_z, s_z, s_z) float32 for each block, where they are kept.
     """
 
     image: Tensor
     label: Tensor
     draws: Draws
+    key: tuple[int, ...]
     mask: Tensor | None = None
+    text: TextTokens | None = None
+    features: tuple[Tensor, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.image)
 
     def part(self, rows: Tensor, device: torch.device | str) -> Lesson:
         """Give some rows of it, on a device."""
-        d = self.draws
+        d, features = self.draws, self.features
         return Lesson(
             image=self.image[rows].to(device),
             label=self.label[rows].to(device),
             draws=Draws(*(value[rows].to(device) for value in (d.t, d.noise, d.drop))),
+            key=(*self.key, int(rows[0])),
             mask=None if self.mask is None else self.mask[rows].to(device),
+            text=None if self.text is None else self.text[rows].to(device),
+            features=None if features is None else tuple(f[rows].to(device) for f in features),
         )
 
 
@@ -70,6 +85,11 @@ class TrainingBatches:
         Give masks too, from a folder prepared with them.
     tags
         Both tags must be there, for the network is told them or is to tell them.
+    sentences
+        Of the folder, for networks that read text.
+    kept
+        (places, variants) -> features of a backbone, for networks that read these, where the augmentation is
+        dihedral alone.
 
     Raises
     ------
@@ -86,6 +106,8 @@ class TrainingBatches:
         *,
         masks: bool = False,
         tags: bool = False,
+        sentences: Sentences | None = None,
+        kept: Callable[[Sequence[int], Tensor], tuple[Tensor, ...]] | None = None,
     ) -> None:
         self.prepared, self.settings, self.steps, self.rows = prepared, settings, steps, rows
         self.labels = torch.as_tensor(prepared.labels[rows], dtype=torch.int64)
@@ -97,6 +119,7 @@ class TrainingBatches:
                 repair="Prepare a table with slices of both tags in the train split.",
             )
         self.masks = prepared.masks() if masks else None
+        self.sentences, self.kept = sentences, kept
         self.sampler = Sampler(
             self.labels, settings.batch, settings.balance and found == {0, 1}, settings.seed
         )
@@ -110,7 +133,9 @@ class TrainingBatches:
         mask = None
         if self.masks is not None:
             mask = torch.from_numpy(np.stack([self.masks[r] for r in rows]).astype(np.float32))[:, None]
-        image, mask = augment(image, s.augment, keyed(s.seed, "augment", step), mask)
+        generator = keyed(s.seed, "augment", step)
+        variants = draw_variants(len(rows), s.augment, generator)
+        image, mask = augment(image, s.augment, generator, mask, variants)
         generator = keyed(s.seed, "noise", step)
         t = torch.randint(1, self.steps + 1, (s.batch,), generator=generator)
         if s.noise_band is not None:
@@ -119,4 +144,12 @@ class TrainingBatches:
             t = torch.where(torch.rand(s.batch, generator=generator) < s.band_share, inside, t)
         noise = noise_like(image, t, s.noise, generator)
         drop = torch.rand(s.batch, generator=generator) < s.label_dropout
-        return Lesson(image, self.labels[places], Draws(t, noise, drop), mask)
+        return Lesson(
+            image,
+            self.labels[places],
+            Draws(t, noise, drop),
+            (s.seed, step),
+            mask,
+            text=None if self.sentences is None else self.sentences.of(step, rows.tolist(), variants),
+            features=None if self.kept is None else self.kept(rows.tolist(), variants),
+        )

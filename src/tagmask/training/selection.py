@@ -6,6 +6,7 @@ What is chosen here has read masks of the validation split, and results are stam
 from __future__ import annotations
 
 import csv
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from tagmask.data.prepared import Prepared
 from tagmask.errors import InputError
 from tagmask.io import atomic_write
 from tagmask.metrics import counts, dice
+from tagmask.types import TextTokens
 
 __all__ = ["Selection"]
 
@@ -31,6 +33,8 @@ class Selection:
         A folder prepared with masks, with slices in the val split.
     batch
         Slices at once.
+    encode
+        What makes tokens of sentences, for networks that read them.
     looks
         Step and mean Dice of each look, rising in steps.
     best
@@ -44,6 +48,7 @@ class Selection:
 
     prepared: Prepared
     batch: int
+    encode: Callable[[Sequence[str | None]], TextTokens] | None = None
     looks: list[tuple[int, float]] = field(default_factory=list)
     best: dict[str, Tensor] = field(default_factory=dict)
 
@@ -74,7 +79,7 @@ class Selection:
         network.eval()
         found = []
         for rows in np.array_split(self.rows, -(-len(self.rows) // self.batch)):
-            batch = self.prepared.batch(rows).to(device)
+            batch = self.prepared.batch(rows, self.encode).to(device)
             marked = (network(batch.image, batch.text) > 0)[:, 0].cpu().numpy()
             found += [
                 float(dice(c.tp, c.fp, c.fn))

@@ -19,7 +19,7 @@ from typing import Any, cast
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from tagmask.data.prepared import Prepared
@@ -28,8 +28,7 @@ from tagmask.errors import ConfigError, RunError
 from tagmask.io import write_png
 from tagmask.networks import weights
 from tagmask.networks.denoiser import Denoiser
-from tagmask.networks.kinds import MASK_LEARNERS, NETWORKS
-from tagmask.networks.learnt import tagged
+from tagmask.networks.kinds import MASK_LEARNERS
 from tagmask.plan import TrainSettings
 from tagmask.runs import Run
 from tagmask.training.batches import TrainingBatches
@@ -38,6 +37,8 @@ from tagmask.training.optimiser import learning_rate, make_optimizer
 from tagmask.training.progress import Progress, TrainingLog
 from tagmask.training.samples import draw_samples
 from tagmask.training.selection import Selection
+from tagmask.training.sentences import Sentences
+from tagmask.training.start import begin, rows_to_learn
 from tagmask.training.state import TrainingState
 
 __all__ = ["Trainer", "processes"]
@@ -103,13 +104,15 @@ class Trainer:
                 repair="Give every process at least one slice.",
             )
         torch.manual_seed(s.seed)
-        network = NETWORKS[self.name].module(network_settings)
-        self.schedule = experiment.schedule.build()
+        self.start = start = begin(self.run, self.name, self.accelerator.device)
+        self.schedule, network = experiment.schedule.build(), start.network
         self.batches = self._batches(network_settings)
         self.average = AveragedModel(network, avg_fn=self._average).requires_grad_(False)
         optimizer = make_optimizer(network.parameters(), s)
-        self.selection = Selection(self.prepared, s.micro_batch or s.batch) if s.select_every else None
-        self.state = TrainingState(network, self.average, optimizer, self.accelerator.scaler, self.selection)
+        self.selection = self._selection() if s.select_every else None
+        self.state = TrainingState(
+            network, self.average, optimizer, self.accelerator.scaler, self.selection, start.attached
+        )
         self.step = self.state.load(self.run.path / "checkpoints", self.name)
         self.average.to(self.accelerator.device)
         self.learner, self.optimizer = self.accelerator.prepare(Learner(network, self.schedule, s), optimizer)
@@ -143,12 +146,22 @@ class Trainer:
         self.accelerator.wait_for_everyone()
 
     def _batches(self, network: Any) -> TrainingBatches:
-        s, prepared, masks = self.settings, self.prepared, self.name in MASK_LEARNERS
-        rows = self.run.mask_rows(prepared) if masks else prepared.split_indices("train")
-        rows = tagged(rows, prepared.labels, s.only_tag)
-        unconditional = self.name == "denoiser" and not network.classes
-        tags = not (masks or unconditional) and s.only_tag is None
-        return TrainingBatches(prepared, s, self.schedule.steps, rows, masks=masks, tags=tags)
+        s, prepared, reader = self.settings, self.prepared, self.start.reader
+        # Tags are told to conditional denoisers, and told by classifiers.
+        tags = getattr(network, "classes", 0) > 0 and s.only_tag is None
+        return TrainingBatches(
+            prepared,
+            s,
+            self.schedule.steps,
+            rows_to_learn(self.run, self.name, s, prepared, reader),
+            masks=self.name in MASK_LEARNERS,
+            tags=tags,
+            sentences=None if reader is None else Sentences(prepared.texts, reader.encoder, s),
+        )
+
+    def _selection(self) -> Selection:
+        s, reader = self.settings, self.start.reader
+        return Selection(self.prepared, s.micro_batch or s.batch, None if reader is None else reader.encoder)
 
     # one step
 
@@ -219,7 +232,8 @@ class Trainer:
         if not self.accelerator.is_main_process:
             return
         path.parent.mkdir(exist_ok=True)
-        network, record = self.average.module, {"step": self.step, "data": self.prepared.fingerprint}
+        network: nn.Module = self.average.module
+        record = {"step": self.step, "data": self.prepared.fingerprint, **self.start.attached}
         if best and self.selection is not None:
             network = copy.deepcopy(network)
             network.load_state_dict(self.selection.best)
