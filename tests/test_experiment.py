@@ -9,23 +9,17 @@ import torch
 
 from tagmask.config import build
 from tagmask.errors import ConfigError
-from tagmask.experiment import NETWORKS, DataSettings, Experiment, TrainPlan, TrainSettings, load_experiment
+from tagmask.experiment import DataSettings, Experiment, load_experiment
 from tagmask.masks import MaskSettings
 from tagmask.methods import METHODS, settings_of
-from tagmask.networks.classifier import Classifier
-from tagmask.networks.cnn import CNN
 from tagmask.networks.denoiser import Denoiser, DenoiserSettings
+from tagmask.networks.kinds import NETWORKS
 from tagmask.networks.segmenter import Segmenter
+from tagmask.plan import TrainPlan, TrainSettings
 from tests import toys
 
 ROOT = Path(__file__).parents[1]
 SHIPPED = sorted(p for p in (ROOT / "experiments").rglob("*.toml") if p.parent.name != "bench")
-CLASSES: dict[str, Any] = {
-    "denoiser": Denoiser,
-    "classifier": Classifier,
-    "segmenter": Segmenter,
-    "cnn": CNN,
-}
 
 
 def parameters(network: torch.nn.Module) -> int:
@@ -41,7 +35,7 @@ def test_a_shipped_experiment_loads_builds_and_round_trips(path: Path, tmp_path:
     assert len(sizes) == 1  # one prepared folder serves all
     for name in names:
         with torch.device("meta"):
-            assert parameters(CLASSES[name](getattr(experiment, name))) > 10_000
+            assert parameters(NETWORKS[name].module(getattr(experiment, name))) > 10_000
     for method in experiment.methods:
         settings = settings_of(method, experiment.settings_table(method))
         assert set(METHODS[method].needs_of(settings)) <= set(names)
@@ -99,7 +93,7 @@ def test_every_setting_survives_the_round_trip(tmp_path: Path) -> None:
     (tmp_path / "again.toml").write_text(first.to_toml(), encoding="utf-8")
     second = load_experiment(tmp_path / "again.toml")
     assert second == first and second.to_toml() == first.to_toml()
-    assert second.networks() == NETWORKS
+    assert second.networks() == tuple(NETWORKS)
     assert second.data.prepared == Path('odd "name"/with ü and \\')
     assert (second.train.denoiser.noise_band, second.mask.value) == ((2, 9), 0.9)
     assert (second.mask_of("cdm").value, second.mask_of("cg_cdm").value) == (2.5, 0.9)

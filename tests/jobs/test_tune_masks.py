@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from tagmask.chosen import VAL_MASKS
 from tagmask.data.prepared import Prepared
 from tagmask.errors import ConfigError, InputError, RunError
 from tagmask.jobs.evaluate import evaluate
@@ -19,7 +20,7 @@ from tagmask.jobs.segment import segment
 from tagmask.jobs.tune import tune
 from tagmask.jobs.tune_masks import tune_masks
 from tagmask.masks import MaskSettings, binarise
-from tagmask.runs import VAL_MASKS, Run
+from tagmask.runs import Run
 from tagmask.scoring.thresholds import best_threshold
 from tagmask.types import Batch, Prediction
 from tests.random_run import SLICES, TRAINING, write_run

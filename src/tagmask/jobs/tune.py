@@ -29,6 +29,7 @@ from tagmask.masks import binarise, separation
 from tagmask.methods import METHODS, settings_of
 from tagmask.metrics import auc
 from tagmask.runs import Run
+from tagmask.text import TextEncoder
 from tagmask.types import Batch
 
 __all__ = ["TuneResult", "tune"]
@@ -128,7 +129,10 @@ def tune(
             f"there is nothing to try{why}.", repair='Give for instance --grid "noise_level=[50, 100, 200]".'
         )
     prepared = Prepared.open(run.experiment.data.prepared)
-    slices = _Slices(prepared, _rows(prepared, split, limit, seed), device)
+    reader = run.text_reader(name)
+    slices = _Slices(
+        prepared, _rows(prepared, split, limit, seed), device, reader.encoder if reader else None
+    )
     if not itself:
         candidates = _try(run, name, grid or {}, slices, seed, report)
         best = dict(candidates[int(np.argmax([c["auc"] for c in candidates]))])
@@ -147,12 +151,13 @@ class _Slices:
     prepared: Prepared
     rows: np.ndarray
     device: str
+    encode: TextEncoder | None = None
     report: Callable[[int, int], None] = lambda done, total: None
 
     def __iter__(self) -> Iterator[Batch]:
         done = 0
         for places in np.array_split(self.rows, max(1, len(self.rows) // BATCH)):
-            yield self.prepared.batch(places).to(self.device)
+            yield self.prepared.batch(places, self.encode).to(self.device)
             done += len(places)
             self.report(done, len(self.rows))
 

@@ -17,14 +17,16 @@ import torch
 from torch import Tensor
 
 from tagmask.candidates import combinations, mask_part
+from tagmask.chosen import VAL_MASKS
 from tagmask.config import plain, read_toml, write_toml
 from tagmask.data.prepared import Prepared
 from tagmask.errors import ConfigError, InputError
 from tagmask.io import atomic_write
 from tagmask.machine import device_of
 from tagmask.masks import MaskSettings
-from tagmask.runs import VAL_MASKS, Run
+from tagmask.runs import Run
 from tagmask.scoring.thresholds import CANDIDATES, SHARES, best_threshold
+from tagmask.text import TextEncoder
 from tagmask.types import Method
 
 __all__ = ["MaskTuneResult", "tune_masks"]
@@ -134,11 +136,12 @@ def tune_masks(
     for_method, for_mask = (combinations(axes, masks=part) for part in (False, True))
     makers = [run.method(name, device=device, **settings) for settings in for_method]
     rules = [_mask(run, name, settings) for settings in for_mask]  # everything is refused before working
+    reader = run.text_reader(name)
     usual = [CANDIDATES if rule.rule == "fixed" else SHARES for rule in rules]
     tried = usual if thresholds is None else [thresholds] * len(rules)
     candidates: list[dict[str, Any]] = []
     for settings, candidate in zip(for_method, makers, strict=True):
-        score_map = _maps(candidate, data, rows, seed, device)
+        score_map = _maps(candidate, data, rows, seed, device, reader.encoder if reader else None)
         for mask, rule, values in zip(for_mask, rules, tried, strict=True):
             found = best_threshold(score_map, image, truth, rule, values)
             candidates.append({**settings, **mask, "mask.value": found.value, "dice": round(found.dice, 6)})
@@ -151,10 +154,13 @@ def tune_masks(
     return result
 
 
-def _maps(method: Method, data: Prepared, rows: np.ndarray, seed: int, device: str) -> Tensor:
+def _maps(
+    method: Method, data: Prepared, rows: np.ndarray, seed: int, device: str, encode: TextEncoder | None
+) -> Tensor:
     """Score maps (N, 1, S, S) float32 of all slices, on the CPU."""
     parts = np.array_split(rows, -(-len(rows) // BATCH))
-    return torch.cat([method.predict(data.batch(part).to(device), seed).score_map.cpu() for part in parts])
+    batches = (data.batch(part, encode).to(device) for part in parts)
+    return torch.cat([method.predict(batch, seed).score_map.cpu() for batch in batches])
 
 
 def _check_data(run: Run, data: Prepared, split: str) -> None:

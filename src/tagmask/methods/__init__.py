@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
+
+from torch import nn
 
 from tagmask.config import build
 from tagmask.diffusion.schedule import NoiseSchedule
@@ -21,7 +23,7 @@ from tagmask.methods.supervised import Supervised, SupervisedSettings
 from tagmask.networks.classifier import Classifier
 from tagmask.networks.cnn import CNN
 from tagmask.networks.denoiser import Denoiser
-from tagmask.networks.segmenter import Segmenter
+from tagmask.networks.kinds import MASK_LEARNERS
 from tagmask.types import Batch, Choice, Method
 
 __all__ = ["METHODS", "Networks", "Recipe", "settings_of"]
@@ -29,13 +31,26 @@ __all__ = ["METHODS", "Networks", "Recipe", "settings_of"]
 
 @dataclass(frozen=True)
 class Networks:
-    """What a run has learnt; a method takes what it needs."""
+    """What a run has learnt; a method takes what it needs.
+
+    Parameters
+    ----------
+    learners
+        The mask learners, by their names in `MASK_LEARNERS`.
+    """
 
     schedule: NoiseSchedule
     denoiser: Denoiser | None = None
     classifier: Classifier | None = None
-    segmenter: Segmenter | None = None
     cnn: CNN | None = None
+    learners: Mapping[str, nn.Module] = field(default_factory=dict)
+
+    def get(self, name: str) -> nn.Module | None:
+        """Give a network by its name, None if it was not trained."""
+        if name in MASK_LEARNERS:
+            return self.learners.get(name)
+        network: nn.Module | None = getattr(self, name)
+        return network
 
 
 @dataclass(frozen=True)
@@ -47,7 +62,7 @@ class Recipe:
     settings
         The dataclass of its hyper-parameters.
     needs
-        Networks it cannot do without, by their names in `Networks`, or a function that gives them for its
+        Networks it cannot do without, by their names in `NETWORKS`, or a function that gives them for its
         settings. Ask `needs_of`.
     reads
         What was read to train it: "tags" or "train masks". Stamped on every result.
@@ -70,6 +85,12 @@ class Recipe:
     def needs_of(self, settings: Any) -> tuple[str, ...]:
         """Networks that it cannot do without under these settings."""
         return self.needs(settings) if callable(self.needs) else self.needs
+
+
+def _supervised(learner: str) -> Recipe:
+    return Recipe(
+        SupervisedSettings, (learner,), "train masks", lambda n, s: Supervised(n.learners[learner], s)
+    )
 
 
 def _cam(kind: Kind) -> Recipe:
@@ -153,9 +174,13 @@ METHODS: Mapping[str, Recipe] = {
         ),
         asks=lambda s: {key: value for r, own in _members(s) for key, value in r.asks(own).items()},
     ),
-    "unet": Recipe(
-        SupervisedSettings, ("segmenter",), "train masks", lambda n, s: Supervised(n.segmenter, s)
-    ),
+    "unet": _supervised("segmenter"),
+    "textdiff": _supervised("textdiff"),
+    "pixel_classifier": _supervised("pixel_classifier"),
+    "transunet": _supervised("transunet"),
+    "swinunet": _supervised("swinunet"),
+    "gloria": _supervised("gloria"),
+    "lvit": _supervised("lvit"),
 }
 
 

@@ -4,6 +4,7 @@
     classifier  p_φ(y | x_t, t), the encoder half of the same U-Net
     segmenter   the supervised baseline, the upper row of every table
     cnn         p(y | x), an ordinary classifier of clean images
+    kinds       all of them by name
     weights     safetensors in and out; published ADM checkpoints to ours, key by key
 
 Steps t count as papers do (0 clean, T noise). The shift to the networks' own index is made here, in
