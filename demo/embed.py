@@ -1,4 +1,4 @@
-"""Make demo/run, the embedded weights, from a finished and tuned run: half precision, nothing but what segmenting needs.
+"""Make demo/run, the embedded weights, from a tuned run: half precision, nothing but what segmenting needs.
 
 python demo/embed.py runs/hippocampus demo/run
 """
@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 
+from tagmask.chosen import VAL_MASKS
 from tagmask.networks import weights
 from tagmask.runs import Run
 
