@@ -1,4 +1,4 @@
-"""Make demo/run, the embedded weights, from a finished and tuned run: half precision, nothing but what segmenting needs.
+"""Make demo/run, the embedded weights, from a tuned run: half precision, nothing but what segmenting needs.
 
 python demo/embed.py runs/hippocampus demo/run
 """
