@@ -39,7 +39,7 @@ SHAPES: dict[str, dict[str, Any]] = {
     "pixel_classifier": {**_HEAD, "members": 2, "widths": (8, 4)},
     "transunet": {
         **{"stem": 4, "blocks": (1, 1, 1), "width": 8, "layers": 1, "heads": 2, "hidden": 8},
-        **{"decoder": (8, 8, 4, 4)},
+        **{"decoder": (8, 8, 8, 8)},
     },
     "swinunet": {"width": 8, "depths": (1, 1), "heads": (1, 2), "window": 4},
     "gloria": {"width": 4, "blocks": (1, 1, 1, 1), "decoder": (8, 8, 4, 4, 4)},

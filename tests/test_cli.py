@@ -35,7 +35,7 @@ from tests import toys
 ROOT = Path(__file__).parents[1]
 COMMANDS = (
     *("prepare", "train", "tune", "segment", "evaluate", "combine", "report", "doctor"),
-    *("benchmark", "ablate"),
+    *("benchmark", "ablate", "import-weights"),
 )
 
 

@@ -71,6 +71,9 @@ class TrainSettings:
         "gaussian", or "simplex" for AnoDDPM with simplex noise.
     precision
         "fp32", "bf16" or "fp16".
+    keep_features
+        Compute the features of a frozen backbone once for each picture and variant, where augmentation is
+        dihedral alone; else at every step.
     select_every
         Steps between looks at the masks of the val split: of the averaged weights looked at, those with the
         highest mean Dice per picture are kept, and results are stamped with those masks. 0: the last weights
@@ -110,6 +113,7 @@ class TrainSettings:
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     seed: int = 0
     augment: AugmentSettings = AugmentSettings()
+    keep_features: bool = True
     select_every: int = 0
     log_every: int = 50
     checkpoint_every: int = 1000

@@ -42,7 +42,7 @@ class GloriaPairSettings:
         How sharply a word looks for its place, how much the best word of a sentence counts, and how sharply pairs are
         told apart; all > 0.
     convention
-        "formula" or "code"; see `local_loss`.
+        "code" or "formula"; see `local_loss`.
     """
 
     size: int = 224
@@ -54,7 +54,7 @@ class GloriaPairSettings:
     tau1: float = 4.0
     tau2: float = 5.0
     tau3: float = 10.0
-    convention: Literal["formula", "code"] = "formula"
+    convention: Literal["code", "formula"] = "code"
 
     def __post_init__(self) -> None:
         check_encoder(
@@ -177,7 +177,7 @@ def local_loss(
     tau2: float = 5.0,
     tau3: float = 10.0,
     *,
-    convention: Literal["formula", "code"] = "formula",
+    convention: Literal["code", "formula"] = "code",
 ) -> Tensor:
     """Tell pairs apart by whether a picture has, for each word, regions that look like it.
 
@@ -191,8 +191,9 @@ def local_loss(
         Which words count; at least one in each sentence.
     convention
         "formula": a_ij = softmax over regions of τ1 t_i·v_j, and Z = 1/τ2 log Σ_i exp(τ2 cos(c_i, t_i)), which is the
-        paper's with its temperatures written as factors. "code": what the authors' code computes; t_i·v_j first goes
-        through a softmax over the words, so that τ1 multiplies a number in [0, 1], and Z is not divided by τ2.
+        paper's with its temperatures written as factors. "code": what the authors' code computes, and what their
+        values of τ are for; t_i·v_j first goes through a softmax over the words, so that τ1 multiplies a number
+        in [0, 1], and Z is not divided by τ2.
 
     Returns
     -------

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +15,7 @@ from tagmask.diffusion.simplex import noise_like
 from tagmask.errors import InputError
 from tagmask.objectives import Draws
 from tagmask.plan import TrainSettings
+from tagmask.training.kept import KeptFeatures
 from tagmask.training.sentences import Sentences
 from tagmask.types import TextTokens
 
@@ -88,8 +88,7 @@ class TrainingBatches:
     sentences
         Of the folder, for networks that read text.
     kept
-        (places, variants) -> features of a backbone, for networks that read these, where the augmentation is
-        dihedral alone.
+        Features of a backbone, for networks that read these; used where the augmentation is dihedral alone.
 
     Raises
     ------
@@ -107,7 +106,7 @@ class TrainingBatches:
         masks: bool = False,
         tags: bool = False,
         sentences: Sentences | None = None,
-        kept: Callable[[Sequence[int], Tensor], tuple[Tensor, ...]] | None = None,
+        kept: KeptFeatures | None = None,
     ) -> None:
         self.prepared, self.settings, self.steps, self.rows = prepared, settings, steps, rows
         self.labels = torch.as_tensor(prepared.labels[rows], dtype=torch.int64)
@@ -119,7 +118,7 @@ class TrainingBatches:
                 repair="Prepare a table with slices of both tags in the train split.",
             )
         self.masks = prepared.masks() if masks else None
-        self.sentences, self.kept = sentences, kept
+        self.sentences, self.kept = sentences, kept if settings.augment.dihedral_alone else None
         self.sampler = Sampler(
             self.labels, settings.batch, settings.balance and found == {0, 1}, settings.seed
         )
@@ -151,5 +150,5 @@ class TrainingBatches:
             (s.seed, step),
             mask,
             text=None if self.sentences is None else self.sentences.of(step, rows.tolist(), variants),
-            features=None if self.kept is None else self.kept(rows.tolist(), variants),
+            features=None if self.kept is None else self.kept.of(rows.tolist(), image, variants),
         )

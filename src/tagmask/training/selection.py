@@ -18,6 +18,8 @@ from tagmask.data.prepared import Prepared
 from tagmask.errors import InputError
 from tagmask.io import atomic_write
 from tagmask.metrics import counts, dice
+from tagmask.networks.head import FeatureHead
+from tagmask.training.kept import KeptFeatures
 from tagmask.types import TextTokens
 
 __all__ = ["Selection"]
@@ -35,6 +37,8 @@ class Selection:
         Slices at once.
     encode
         What makes tokens of sentences, for networks that read them.
+    kept
+        Features of a backbone, for networks that read these.
     looks
         Step and mean Dice of each look, rising in steps.
     best
@@ -49,6 +53,7 @@ class Selection:
     prepared: Prepared
     batch: int
     encode: Callable[[Sequence[str | None]], TextTokens] | None = None
+    kept: KeptFeatures | None = None
     looks: list[tuple[int, float]] = field(default_factory=list)
     best: dict[str, Tensor] = field(default_factory=dict)
 
@@ -80,7 +85,12 @@ class Selection:
         found = []
         for rows in np.array_split(self.rows, -(-len(self.rows) // self.batch)):
             batch = self.prepared.batch(rows, self.encode).to(device)
-            marked = (network(batch.image, batch.text) > 0)[:, 0].cpu().numpy()
+            if self.kept is not None and isinstance(network, FeatureHead):
+                features = self.kept.of(rows.tolist(), batch.image)
+                logits = network.decode(features, batch.image.shape[-1], batch.text)
+            else:
+                logits = network(batch.image, batch.text)
+            marked = (logits > 0)[:, 0].cpu().numpy()
             found += [
                 float(dice(c.tp, c.fp, c.fn))
                 for row, mask in zip(rows, marked, strict=True)

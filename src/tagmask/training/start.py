@@ -13,6 +13,7 @@ from tagmask.data.prepared import Prepared
 from tagmask.errors import InputError, RunError
 from tagmask.identity import mask_rows
 from tagmask.networks import weights
+from tagmask.networks.feature_cache import FeatureCache
 from tagmask.networks.features import FrozenFeatures
 from tagmask.networks.gloria import Gloria
 from tagmask.networks.gloria_pair import load_encoder
@@ -21,6 +22,7 @@ from tagmask.networks.kinds import MASK_LEARNERS, NETWORKS
 from tagmask.networks.learnt import tagged
 from tagmask.plan import TrainSettings
 from tagmask.runs import Run
+from tagmask.training.kept import MEMORY, KeptFeatures
 
 __all__ = ["Start", "begin", "rows_to_learn"]
 
@@ -37,11 +39,14 @@ class Start:
         Of its sentences; None for one that reads none.
     attached
         SHA-256 of backbone and text encoder, for the metadata of its weights.
+    kept
+        Features of its backbone, where they are to be kept.
     """
 
     network: nn.Module
     reader: TextReader | None = None
     attached: dict[str, str] = field(default_factory=dict)
+    kept: KeptFeatures | None = None
 
 
 def begin(run: Run, name: str, device: torch.device | str) -> Start:
@@ -59,7 +64,10 @@ def begin(run: Run, name: str, device: torch.device | str) -> Start:
     if isinstance(settings, HeadSettings):
         frozen = FrozenFeatures.load(settings.features, experiment.schedule.build())
         attached[BACKBONE] = frozen.sha256
-        return Start(made(settings.resolved(frozen)).attach(frozen.to(device)), reader, attached)
+        frozen = frozen.to(device)
+        keep = getattr(experiment.train, name).keep_features
+        kept = KeptFeatures(FeatureCache(frozen, MEMORY), device) if keep else None
+        return Start(made(settings.resolved(frozen)).attach(frozen), reader, attached, kept)
     network: nn.Module = made(settings)
     if isinstance(network, Gloria) and experiment.gloria_pair is not None:
         path = run.weights_path("gloria_pair")

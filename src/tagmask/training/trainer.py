@@ -157,11 +157,13 @@ class Trainer:
             masks=self.name in MASK_LEARNERS,
             tags=tags,
             sentences=None if reader is None else Sentences(prepared.texts, reader.encoder, s),
+            kept=self.start.kept,
         )
 
     def _selection(self) -> Selection:
         s, reader = self.settings, self.start.reader
-        return Selection(self.prepared, s.micro_batch or s.batch, None if reader is None else reader.encoder)
+        encode = None if reader is None else reader.encoder
+        return Selection(self.prepared, s.micro_batch or s.batch, encode, self.start.kept)
 
     # one step
 
