@@ -5,7 +5,9 @@
     segmenter   the supervised baseline, the upper row of every table
     cnn         p(y | x), an ordinary classifier of clean images
     kinds       all of them by name
+    features    a denoiser that stays as it is, as a function from pictures to features of their pixels
     weights     safetensors in and out; published ADM checkpoints to ours, key by key
+    foreign     published .pt files, opened by a process that can do nothing else
 
 Steps t count as papers do (0 clean, T noise). The shift to the networks' own index is made here, in
 `Denoiser.forward` and `Classifier.forward`, and nowhere else.
