@@ -23,7 +23,7 @@ from tagmask.types import TextTokens
 from tests.still import StillFeatures, backbone, largest_tensor, random_features, sentences
 
 MONUSEG, QATA = (1536, 1536, 768, 768), (3072, 1536, 1536, 768)
-CHANNELS, SIDES, SIZE = (6, 10, 10, 8), (2, 4, 4, 8), 8
+CHANNELS, SIDES, SIZE = (6, 10, 10, 8), (1, 2, 2, 4), 4
 VARIANTS: dict[str, dict[str, Any]] = {
     "full": {},
     "each": {"projections": "each"},
@@ -301,7 +301,7 @@ def test_one_block_at_one_step_makes_a_head() -> None:
     settings = TextDiffSettings(
         backbone(1, steps=(151,)), (6,), size=SIZE, width=8, text_width=5, decoder=(4, 3)
     )
-    net = TextDiff(settings).eval().attach(StillFeatures((6,), (4,)))
+    net = TextDiff(settings).eval().attach(StillFeatures((6,), (2,)))
     x, text = torch.rand(2, 3, SIZE, SIZE), sentences()
     with torch.no_grad():
         assert torch.equal(net(x, text), net.decode(net.features(x), SIZE, text))
