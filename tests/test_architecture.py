@@ -32,7 +32,17 @@ FLOORS: dict[int, set[str]] = {
         *("machine", "masks", "thresholds", "metrics", "networks", "pace", "panels", "slices", "text"),
     },
     2: {
-        *("ablations", "benchmarking", "chosen", "experiment", "identity", "memo", "methods", "objectives"),
+        *(
+            "ablations",
+            "attachments",
+            "benchmarking",
+            "chosen",
+            "experiment",
+            "identity",
+            "memo",
+            "methods",
+            "objectives",
+        ),
         *("plan", "reporting", "runs", "scoring", "segmenting", "training"),
     },
     3: {"jobs"},

@@ -34,8 +34,11 @@ def test_a_shipped_experiment_loads_builds_and_round_trips(path: Path, tmp_path:
     sizes = {getattr(experiment, name).size for name in names}
     assert len(sizes) == 1  # one prepared folder serves all
     for name in names:
+        settings = getattr(experiment, name)
+        if hasattr(settings, "features"):  # a head: as many channels a block as some backbone may have
+            settings = dataclasses.replace(settings, feature_channels=(96,) * len(settings.features.blocks))
         with torch.device("meta"):
-            assert parameters(NETWORKS[name].module(getattr(experiment, name))) > 10_000
+            assert parameters(NETWORKS[name].module(settings)) > 10_000
     for method in experiment.methods:
         settings = settings_of(method, experiment.settings_table(method))
         assert set(METHODS[method].needs_of(settings)) <= set(names)
@@ -93,7 +96,7 @@ def test_every_setting_survives_the_round_trip(tmp_path: Path) -> None:
     (tmp_path / "again.toml").write_text(first.to_toml(), encoding="utf-8")
     second = load_experiment(tmp_path / "again.toml")
     assert second == first and second.to_toml() == first.to_toml()
-    assert second.networks() == tuple(NETWORKS)
+    assert set(second.networks()) == {"denoiser", "classifier", "segmenter", "cnn"}
     assert second.data.prepared == Path('odd "name"/with ü and \\')
     assert (second.train.denoiser.noise_band, second.mask.value) == ((2, 9), 0.9)
     assert (second.mask_of("cdm").value, second.mask_of("cg_cdm").value) == (2.5, 0.9)
