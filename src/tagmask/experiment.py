@@ -162,8 +162,12 @@ class Experiment:
 
     def to_toml(self) -> str:
         """Write every setting out, defaults included, as a file that `load_experiment` reads back."""
-        table = plain(self)
-        table["train"] = {name: table["train"][name] for name in self.networks()}
+        table, usual = plain(self), plain(TrainPlan())
+        table["train"] = {
+            name: plan
+            for name, plan in table["train"].items()
+            if name in self.networks() or plan != usual[name]
+        }
         return write_toml(table, heading="Resolved by tagmask; every setting, defaults included.")
 
 
