@@ -295,9 +295,9 @@ def test_prepare_has_the_defaults_of_python(run: Run, stand_in: Callable[..., An
 
 
 def test_every_option_of_import_weights_arrives(run: Run, stand_in: Callable[..., Any]) -> None:
+    signature = inspect.signature(tagmask.import_weights)
     called = stand_in("import_weights", Result())
     assert run("import-weights", "a.pt", "-o", "b.safetensors") == Outcome(0, "all is well\n", "")
-    signature = inspect.signature(tagmask.import_weights)
     for name, value in called.items():
         if name not in ("file", "out", "overrides"):
             assert value == signature.parameters[name].default, name
