@@ -184,6 +184,19 @@ def test_a_sentence_of_one_token_says_the_same_to_every_pixel(tokens: int) -> No
     assert torch.allclose(answer, expected.expand(-1, 7, -1), atol=1e-6)
 
 
+@torch.no_grad()
+def test_a_short_sentence_spares_the_pixels_work_and_a_long_one_their_memory() -> None:
+    attend, calls = CrossAttention(8, 5, heads=2, head_width=4), []
+    attend.w_q.register_forward_hook(lambda *_: calls.append(1))
+    h = torch.randn(1, 256, 8)
+    attend(h, attend.read(sentences(1, tokens=4)))
+    assert not calls  # no pixel is widened to a query
+    said = attend.read(sentences(1, tokens=40))
+    with largest_tensor() as sizes:
+        attend(h, said)
+    assert calls and sizes.largest <= 8 * 256  # no score of every pixel, head and token is held
+
+
 def test_to_the_letter_of_equation_3_one_token_leaves_no_picture() -> None:
     net, text = network(block="paper_minimal"), sentences(tokens=1)
     with torch.no_grad():
