@@ -578,12 +578,6 @@ DIALECTS: dict[str, Callable[[list[dict[str, str]]], bytes]] = {
     "tags of floats": lambda rows: text_of([{**row, "label": f"{row['label']}.0"} for row in rows]).encode(),
     "columns in another order": lambda rows: text_of([dict(sorted(row.items())) for row in rows]).encode(),
     "columns of others": lambda rows: text_of([{**row, "age": "7", "Größe": "ü"} for row in rows]).encode(),
-    "text in any script": lambda rows: text_of(
-        [{**row, "text": "腫瘍は\n見え, ません 😀"} for row in rows]
-    ).encode(),
-    "text of 10,000 characters": lambda rows: text_of(
-        [{**row, "text": "x, y\n" * 2000} for row in rows]
-    ).encode(),
     "text that is empty": lambda rows: text_of([{**row, "text": ""} for row in rows]).encode(),
 }
 
@@ -601,9 +595,10 @@ def test_tables_as_people_write_them_are_one_cohort(tmp_path: Path) -> None:
     plain = fingerprint(text_of(rows).encode())
     for name, write in DIALECTS.items():
         assert fingerprint(write(rows)) == plain, name
-    assert (
-        fingerprint(text_of([{**row, "label": str(1 - int(row["label"]))} for row in rows]).encode()) != plain
-    )
+    others = [text_of([{**row, "label": str(1 - int(row["label"]))} for row in rows])]
+    for text in ("腫瘍は\n見え, ません 😀", "x, y\n" * 2000):
+        others.append(text_of([{**row, "text": text} for row in rows]))
+    assert len({plain, *(fingerprint(other.encode()) for other in others)}) == 4
 
 
 def test_doubts_are_said_and_do_not_stop(tmp_path: Path) -> None:

@@ -263,7 +263,7 @@ def test_every_option_of_prepare_arrives(run: Run, stand_in: Callable[..., Any])
             "1,0",
         ),
         *("--tag", "tumour", "--supervised", "--masks", "m", "--mask-labels", "1,4", "--val-fraction", 0.3),
-        *("--test-fraction", 0.1, "--seed", 5, "--workers", 3, "--overwrite"),
+        *("--test-fraction", 0.1, "--seed", 5, "--workers", 3, "--overwrite", "--untagged"),
     )
     assert result == Outcome(0, "all is well\n", "")
     settings = tagmask.SliceSettings(
@@ -280,7 +280,7 @@ def test_every_option_of_prepare_arrives(run: Run, stand_in: Callable[..., Any])
         },
         **{"dataset": None, "preset": None},
         **{"masks": Path("m"), "mask_labels": (1, 4), "val_fraction": 0.3, "test_fraction": 0.1, "seed": 5},
-        **{"workers": 3, "overwrite": True},
+        **{"workers": 3, "overwrite": True, "untagged": True},
     }
 
 

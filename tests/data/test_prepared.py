@@ -33,12 +33,16 @@ def rows() -> list[IndexRow]:
     ]
 
 
-def make(folder: Path, supervised: bool = False) -> Path:
+TEXTS = (None, 'two "quoted", lines\r\nand é', None, "肺", "\t=1+1")
+
+
+def make(folder: Path, supervised: bool = False, texts: bool = False) -> Path:
     settings = SliceSettings(plane="k", size=4, normalise="window", window=(-5, 7.5), channels=(1, 0))
     with PreparedWriter(folder, settings, tag="lesion", supervised=supervised) as writer:
         for part in (slice(0, 2), slice(2, 5)):
             mask = MASK[part] if supervised else None
-            writer.add(rows()[part], IMAGE[part], mask, sources={f"f{part.start}": "00"})
+            said = TEXTS[part] if texts else ()
+            writer.add(rows()[part], IMAGE[part], mask, sources={f"f{part.start}": "00"}, texts=said)
         writer.finish()
     return folder
 
@@ -85,6 +89,29 @@ def test_masks_are_there_only_if_supervised(tmp_path: Path) -> None:
     assert not (plain / "masks.npy").exists()
     with pytest.raises(InputError, match="prepared from tags alone"):
         Prepared.open(plain).masks()
+
+
+def test_texts(tmp_path: Path) -> None:
+    assert Prepared.open(make(tmp_path / "p", texts=True)).texts == TEXTS
+    plain = Prepared.open(make(tmp_path / "q"))
+    assert plain.texts == (None,) * 5
+    assert plain.fingerprint == "4c075f18b51eccb02bbd3d5154ed4b21e56c5763d6a5a2766528e9df20691e92"  # as ever
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda p: (p / "texts.csv").unlink(),
+        lambda p: truncate(p / "texts.csv"),
+        lambda p: replace("texts.csv", "3,", "2,")(p),
+        lambda p: replace("fingerprint.json", '"texts"', '"text"')(p),
+    ],
+)
+def test_texts_that_are_not_as_they_were_written(tmp_path: Path, damage: Callable[[Path], None]) -> None:
+    folder = make(tmp_path / "p", texts=True)
+    damage(folder)
+    with pytest.raises(InputError, match=r"damaged: texts\.csv is not as it was written"):
+        Prepared.open(folder)
 
 
 def truncate(path: Path) -> None:

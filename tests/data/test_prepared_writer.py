@@ -26,10 +26,11 @@ def fill(out: Path, **options: object) -> PreparedWriter:
     label, image = int(str(options.pop("label", 1))), options.pop("image", IMAGE)
     sources = options.pop("sources", {"a.nii": "11"})
     settings = options.pop("settings", SETTINGS)
+    texts = options.pop("texts", ())
     arguments = {"tag": "label", "supervised": False} | options
     writer = PreparedWriter(out, settings, **arguments)  # type: ignore[arg-type]
     with writer:
-        writer.add(rows(label), image, sources=sources)  # type: ignore[arg-type]
+        writer.add(rows(label), image, sources=sources, texts=texts)  # type: ignore[arg-type]
         writer.finish()
     return writer
 
@@ -160,10 +161,24 @@ def test_the_fingerprint_is_of_content(tmp_path: Path) -> None:
     assert len({one, *(writer.fingerprint for writer in others)}) == 6
 
 
+def test_texts_are_part_of_the_fingerprint_where_there_are_some(tmp_path: Path) -> None:
+    plain = "4fccb43d860d2a1f5a8f8981a57be428bcf79b96dca6d3f53f9b7a5b39bfb07a"  # before there were texts
+    assert fill(tmp_path / "none").fingerprint == plain
+    assert fill(tmp_path / "empty", texts=[None, ""]).fingerprint == plain
+    assert names(tmp_path / "empty") == names(tmp_path / "none")
+    different = [["one", "two"], ["two", "one"], [None, "one"], ["one", None], ["one", "One"]]
+    found = {fill(tmp_path / str(i), texts=texts).fingerprint for i, texts in enumerate(different)}
+    assert len(found | {plain}) == 6
+    assert "texts.csv" in names(tmp_path / "0")
+    assert (tmp_path / "3" / "texts.csv").read_text() == "row,text\n0,one\n"
+
+
 def test_misuse(tmp_path: Path) -> None:
     with PreparedWriter(tmp_path / "a", SETTINGS, tag="t", supervised=False) as writer:
         with pytest.raises(ValueError, match="do not belong together"):
             writer.add(rows(), IMAGE, np.zeros((2, 4, 4), bool), sources={})
+        with pytest.raises(ValueError, match="Rows and texts do not belong together"):
+            writer.add(rows(), IMAGE, sources={}, texts=["one"])
         with pytest.raises(ValueError, match="no slice to write"):
             writer.finish()
     with (

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import nibabel as nib
 import numpy as np
+from openpyxl import Workbook
 from PIL import Image
 
 from tests.io.files import save_dicom, slice_dataset
@@ -119,4 +121,59 @@ def chaos_case(
 def chaos(folder: Path, numbers: tuple[int, ...] = (1, 2, 13, 20)) -> Path:
     for number in numbers:
         chaos_case(folder, number, organs(number))
+    return folder
+
+
+Rows = Sequence[Sequence[object]]
+
+
+def write_sheet(path: Path, rows: Rows, *others: Rows, cells: Mapping[str, str] | None = None) -> Path:
+    """An .xlsx with these rows in its first sheet, then single cells; and more sheets."""
+    book = Workbook()
+    for i, content in enumerate((rows, *others)):
+        sheet = book.worksheets[0] if i == 0 else book.create_sheet()
+        for row in content:
+            sheet.append(list(row))
+    for place, value in (cells or {}).items():
+        book.worksheets[0][place] = value
+    path.parent.mkdir(parents=True, exist_ok=True)
+    book.save(path)
+    return path
+
+
+TEXTS = {
+    "train": ("The nuclei are evenly distributed.", "The nuclei density in the upper left is high."),
+    "val": ("The nuclei are sparsely distributed.",),
+    "test": ("The nuclei density in the lower right is high.", "The nuclei are evenly distributed."),
+}
+
+
+def lvit(
+    folder: Path,
+    name: str = "TCGA-18-559{}-01Z-00-DX1",
+    *,
+    suffix: str = ".png",
+    mask: str = "{}.png",
+    columns: tuple[str, str] = ("Image", "Description"),
+    colour: bool = True,
+) -> Path:
+    """A set in LViT's layout, of five pictures numbered from 0; `mask` names a mask after its picture's stem."""
+    number = 0
+    for split, texts in TEXTS.items():
+        home, rows = folder / f"{split.capitalize()}_Folder", []
+        for text in texts:
+            stem, rng = name.format(number), np.random.default_rng(number)
+            picture = rng.integers(0, 256, (8, 8, 3) if colour else (8, 8)).astype(np.uint8)
+            truth = np.zeros((8, 8), np.uint8)
+            truth[number, :4] = 255
+            for part, file, array in (
+                ("img", stem + suffix, picture),
+                ("labelcol", mask.format(stem), truth),
+            ):
+                (home / part).mkdir(parents=True, exist_ok=True)
+                Image.fromarray(array).save(home / part / file)
+            fields = {"Image": mask.format(stem), "Description": text}
+            rows.append(tuple(fields.get(column, "") for column in columns))
+            number += 1
+        write_sheet(home / f"{split.capitalize()}_text.xlsx", [columns, *rows])
     return folder

@@ -529,7 +529,109 @@ def test_settings_at_odds(tmp_path: Path) -> None:
         run(tmp_path, rows, workers=0)
 
 
+# texts
+
+
+def told(folder: Path, texts: list[str], labels: list[int | str] | None = None) -> Path:
+    """Six pictures with a text each, in a table."""
+    rows = [
+        dict(zip(HEADER, row, strict=False)) | {"text": text}
+        for row, text in zip(pictures(folder), texts, strict=True)
+    ]
+    for row, label in zip(rows, labels or [], strict=False):
+        row["label"] = label
+    with (folder / "t.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, (*HEADER[:6], "text"), extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(rows)
+    return folder / "t.csv"
+
+
+def test_texts_arrive_as_they_are(tmp_path: Path) -> None:
+    texts = ["left " * 2000, 'a "quoted", line\nand another', "左肺炎症", "", "bell \x07", "ปอด"]
+    summary = prepare(told(tmp_path, texts), tmp_path / "out", settings=K)
+    assert Prepared.open(tmp_path / "out").texts == (texts[0].strip(), *texts[1:3], None, *texts[4:])
+    assert [count.texts for count in summary.splits.values()] == [2, 1, 2] and summary.warnings == ()
+    assert "images with text: 2 of 2 in train, 1 of 2 in val, 2 of 2 in test" in str(summary)
+
+
+def test_without_texts_nothing_is_said_of_them(tmp_path: Path) -> None:
+    summary, prepared = run(tmp_path, pictures(tmp_path))
+    assert "with text" not in str(summary) and not (prepared.path / "texts.csv").exists()
+
+
+def test_a_column_of_nothing_is_doubted(tmp_path: Path) -> None:
+    summary = prepare(told(tmp_path, [""] * 6), tmp_path / "out", settings=K)
+    assert [warning.what for warning in summary.warnings] == ["The column text is empty in all rows."]
+    assert summary.fingerprint == run(tmp_path, pictures(tmp_path), overwrite=True)[0].fingerprint
+
+
+def test_the_text_of_a_volume_is_that_of_its_slices(tmp_path: Path) -> None:
+    lines = ["id,image,label,text,split,slice"]
+    for i, part in enumerate(("train", "train", "val")):
+        volume(tmp_path / f"v{i}.nii", seed=i)
+        lines.append(f"v{i},v{i}.nii,{i % 2},text {i},{part},")
+    volume(tmp_path / "v3.nii", seed=3)
+    lines += [f"v3_{k},v3.nii,{k % 2},of slice {k},test,{k}" for k in (0, 3)]
+    (tmp_path / "t.csv").write_text("\n".join(lines))
+    prepare(tmp_path / "t.csv", tmp_path / "out", settings=K)
+    wanted = [f"text {i}" for i in range(3) for _ in range(5)] + ["of slice 0", "of slice 3"]
+    assert list(Prepared.open(tmp_path / "out").texts) == wanted
+
+
+def test_the_same_pixels_with_two_texts_are_refused(tmp_path: Path) -> None:
+    table = told(tmp_path, ["one", "two", "three", "four", "five", "six"])
+    picture(tmp_path / "i1.png", seed=0)
+    with pytest.raises(
+        InputError, match=r"1 slices have the same pixels .* another text: r1 \('two'\) and r0 \('one'\)"
+    ):
+        prepare(table, tmp_path / "out", settings=K)
+    assert not (tmp_path / "out").exists()
+    for second in ("one", ""):
+        (tmp_path / "t.csv").write_text(table.read_text().replace(",two", f",{second}"))
+        summary = prepare(table, tmp_path / "out", settings=K, overwrite=True)
+        assert any("same pixels" in warning.what for warning in summary.warnings)
+        told(tmp_path, ["one", "two", "three", "four", "five", "six"])
+        picture(tmp_path / "i1.png", seed=0)
+
+
+# tags that are not asked for
+
+
+@pytest.mark.parametrize("labels", [[1] * 6, [""] * 6, [1, "", 0, 1, "", ""]])
+def test_who_has_masks_needs_no_tags(tmp_path: Path, labels: list[int | str]) -> None:
+    table = told(tmp_path, ["one", "two", "three", "four", "five", "six"], labels)
+    for i in range(6):
+        picture(tmp_path / "masks" / f"i{i}.png", array=np.full((8, 8), 255, np.uint8))
+    with pytest.raises(TableError, match=r"--untagged"):
+        prepare(table, tmp_path / "out", settings=K)
+    summary = prepare(table, tmp_path / "out", settings=K, supervised=True)
+    assert len(Prepared.open(tmp_path / "out")) == 6 and summary.failed == ()
+
+
+def test_masks_of_nothing_teach_nothing(tmp_path: Path) -> None:
+    table = told(tmp_path, ["one"] * 6, [0] * 6)
+    with pytest.raises(TableError, match="All 2 rows of train have the tag 0"):
+        prepare(table, tmp_path / "out", settings=K, supervised=True)
+
+
+@pytest.mark.parametrize("labels", [[0] * 6, [1] * 6, [""] * 6])
+def test_who_learns_from_pictures_alone_needs_no_tags(tmp_path: Path, labels: list[int | str]) -> None:
+    table = told(tmp_path, ["one", "two", "three", "four", "five", "six"], labels)
+    summary = prepare(table, tmp_path / "out", settings=K, untagged=True)
+    prepared = Prepared.open(tmp_path / "out")
+    assert len(prepared) == 6 and not prepared.supervised and summary.warnings == ()
+    assert prepared.labels.tolist() == [-1 if label == "" else label for label in labels]
+
+
 # real data
+
+
+def test_real_texts(shared: Path, tmp_path: Path) -> None:
+    settings = SliceSettings(size=32, normalise="window", window=(0, 255))
+    summary = prepare(shared / "data/monuseg", tmp_path / "out", settings=settings, supervised=True)
+    assert [count.texts for count in summary.splits.values()] == [24, 6, 11]
+    assert summary.failed == summary.warnings == ()
 
 
 @pytest.mark.parametrize(

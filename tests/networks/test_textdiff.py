@@ -23,7 +23,7 @@ from tagmask.types import TextTokens
 from tests.still import StillFeatures, backbone, largest_tensor, random_features, sentences
 
 MONUSEG, QATA = (1536, 1536, 768, 768), (3072, 1536, 1536, 768)
-CHANNELS, SIDES, SIZE = (6, 10, 10, 8), (2, 4, 4, 8), 8
+CHANNELS, SIDES, SIZE = (6, 10, 10, 8), (1, 2, 2, 4), 4
 VARIANTS: dict[str, dict[str, Any]] = {
     "full": {},
     "each": {"projections": "each"},
@@ -184,6 +184,19 @@ def test_a_sentence_of_one_token_says_the_same_to_every_pixel(tokens: int) -> No
     assert torch.allclose(answer, expected.expand(-1, 7, -1), atol=1e-6)
 
 
+@torch.no_grad()
+def test_a_short_sentence_spares_the_pixels_work_and_a_long_one_their_memory() -> None:
+    attend, calls = CrossAttention(8, 5, heads=2, head_width=4), []
+    attend.w_q.register_forward_hook(lambda *_: calls.append(1))
+    h = torch.randn(1, 256, 8)
+    attend(h, attend.read(sentences(1, tokens=4)))
+    assert not calls  # no pixel is widened to a query
+    said = attend.read(sentences(1, tokens=40))
+    with largest_tensor() as sizes:
+        attend(h, said)
+    assert calls and sizes.largest <= 8 * 256  # no score of every pixel, head and token is held
+
+
 def test_to_the_letter_of_equation_3_one_token_leaves_no_picture() -> None:
     net, text = network(block="paper_minimal"), sentences(tokens=1)
     with torch.no_grad():
@@ -301,7 +314,7 @@ def test_one_block_at_one_step_makes_a_head() -> None:
     settings = TextDiffSettings(
         backbone(1, steps=(151,)), (6,), size=SIZE, width=8, text_width=5, decoder=(4, 3)
     )
-    net = TextDiff(settings).eval().attach(StillFeatures((6,), (4,)))
+    net = TextDiff(settings).eval().attach(StillFeatures((6,), (2,)))
     x, text = torch.rand(2, 3, SIZE, SIZE), sentences()
     with torch.no_grad():
         assert torch.equal(net(x, text), net.decode(net.features(x), SIZE, text))

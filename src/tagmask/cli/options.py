@@ -26,7 +26,17 @@ __all__ = [
     "integers",
 ]
 
-DatasetName = Literal["brats", "atlas", "chaos", "brain-mri", "abdomen-mr", "hippocampus"]
+DatasetName = Literal[
+    "brats",
+    "atlas",
+    "chaos",
+    "brain-mri",
+    "abdomen-mr",
+    "hippocampus",
+    "monuseg",
+    "qata-cov19",
+    "mosmeddata",
+]
 PresetName = Literal["cdm-brats", "cdm-chaos", "anofpdm-brats", "anofpdm-atlas"]
 Plane = Literal["axial", "coronal", "sagittal", "i", "j", "k"]
 Override = Annotated[

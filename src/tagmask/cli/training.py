@@ -102,7 +102,10 @@ def prepare(
     ] = None,
     tag: Annotated[str, typer.Option(help="Column that holds the tag.")] = "label",
     supervised: Annotated[
-        bool, typer.Option("--supervised", help="Prepare masks too, for the supervised baseline.")
+        bool, typer.Option("--supervised", help="Prepare masks too, for networks that learn from them.")
+    ] = False,
+    untagged: Annotated[
+        bool, typer.Option("--untagged", help="Ask for no tags, for networks that learn from pictures alone.")
     ] = False,
     masks: Annotated[Path | None, typer.Option(help="Folder of masks, if the table names none.")] = None,
     mask_labels: MaskLabels = None,
@@ -147,6 +150,7 @@ def prepare(
             settings=settings,
             tag=tag,
             supervised=supervised,
+            untagged=untagged,
             masks=masks,
             mask_labels=integers(mask_labels, "--mask-labels"),
             val_fraction=val_fraction,

@@ -108,21 +108,32 @@ def check_splits(cases: Sequence[Case]) -> None:
             )
 
 
-def check_tags(cases: Sequence[Case], tag: str) -> None:
+def check_tags(cases: Sequence[Case], tag: str, *, masks: bool = False) -> None:
     """Refuse slices without a tag in train and val, and a train split that has one tag only.
+
+    Parameters
+    ----------
+    tag
+        The column of the tag.
+    masks
+        Whether there are masks to learn from. Then tags may be missing, and every slice may show the target;
+        but not none.
 
     Raises
     ------
     TableError
         The message names the rows.
     """
+    if masks:
+        labels = [case.label for case in cases if case.split == "train"]
+        return check_both_tags(labels if set(labels) == {0} else [], cases[0].source)
     untagged = [case for case in cases if case.label is None and case.split in ("train", "val")]
     if untagged:
         more = f" It is so with {len(untagged):,} rows of train and val." if len(untagged) > 1 else ""
         raise TableError(
             f"The row has no tag (column {tag}).{more}",
             where=untagged[0].where,
-            repair="Tag it 0 or 1; rows of test alone may go without.",
+            repair="Tag it 0 or 1; rows of test alone may go without. With --untagged, all may.",
         )
     check_both_tags((case.label for case in cases if case.split == "train"), cases[0].source)
 
@@ -141,17 +152,19 @@ def check_both_tags(labels: Iterable[int | None], where: object) -> None:
         raise TableError(
             f"All {count:,} rows of train have the tag {label}: there is nothing to learn.",
             where=where,
-            repair="Add slices of the other tag.",
+            repair="Add slices of the other tag, or learn from masks (--supervised) or pictures alone (--untagged).",
         )
 
 
-def doubts(cases: Sequence[Case], *, drawn: bool) -> list[Problem]:
+def doubts(cases: Sequence[Case], *, drawn: bool, tags: bool = True) -> list[Problem]:
     """List what may be meant, but makes results worth less.
 
     Parameters
     ----------
     drawn
         Whether the splits were drawn, and not given.
+    tags
+        Whether they are what is learnt from.
     """
     found = []
     source = str(cases[0].source)
@@ -171,11 +184,11 @@ def doubts(cases: Sequence[Case], *, drawn: bool) -> list[Problem]:
             "Add the column patient, unless there is one image for each person.",
         )
     for split in SPLITS:
-        tags = {case.label for case in cases if case.split == split}
-        if not tags:
+        labels = {case.label for case in cases if case.split == split}
+        if not labels:
             doubt(f"The split {split} is empty.", "Give rows to it, if it is needed.")
-        elif split != "train" and len(tags) == 1:
-            tag = tags.pop()
+        elif tags and split != "train" and len(labels) == 1:
+            tag = labels.pop()
             what = "has no tags" if tag is None else f"has only the tag {tag}"
             doubt(f"The split {split} {what}.", "Tag both kinds to learn more from it.")
     return found

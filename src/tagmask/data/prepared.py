@@ -4,6 +4,7 @@
     index.csv           one row a slice, in the order of slices.npy
     settings.json       how the slices were cut, and which column was the tag
     fingerprint.json    SHA-256 of every source file, of index.csv, and one of everything
+    texts.csv           row, text; only of rows that have one, and only where some have
     masks.npy           (N, S, S) uint8, 0 or 1; only where prepared supervised
     problems.csv        cases left out and warnings; only where there are any
     tables/             <split>/labels.csv, the cohort of a data set by name, for segment and evaluate
@@ -29,11 +30,12 @@ from tagmask.errors import InputError, TagmaskError
 from tagmask.slices import SliceSettings
 from tagmask.types import Batch, TextTokens
 
-__all__ = ["COLUMNS", "FORMAT", "VERSION", "IndexRow", "Prepared"]
+__all__ = ["COLUMNS", "FORMAT", "TEXT_COLUMNS", "VERSION", "IndexRow", "Prepared"]
 
 FORMAT = "tagmask-prepared"
 VERSION = 1
 COLUMNS = ("row", "id", "study", "slice", "label", "patient", "split", "position")
+TEXT_COLUMNS = ("row", "text")
 
 
 class IndexRow(TypedDict):
@@ -78,6 +80,8 @@ class Prepared:
         On the disk; a part is read when it is asked for.
     labels : (N,) int64
         1 target present, 0 absent, -1 not known.
+    texts
+        The sentences of each slice's picture, N of them; None where there are none.
     """
 
     path: Path
@@ -89,6 +93,7 @@ class Prepared:
     index: tuple[IndexRow, ...] = field(repr=False)
     images: np.ndarray = field(repr=False)
     labels: np.ndarray = field(repr=False)
+    texts: tuple[str | None, ...] = field(repr=False)
 
     @classmethod
     def open(cls, path: Path | str) -> Prepared:
@@ -153,6 +158,7 @@ class Prepared:
             index=index,
             images=images,
             labels=np.array([-1 if r["label"] is None else r["label"] for r in index], dtype=np.int64),
+            texts=_read_texts(path / "texts.csv", prints.get("texts"), len(index)),
         )
 
     def __len__(self) -> int:
@@ -230,6 +236,18 @@ def _read_index(path: Path) -> tuple[IndexRow, ...]:
     if [row["row"] for row in index] != list(range(len(index))):
         raise ValueError(f"the rows of {path.name} do not count from 0 on")
     return index
+
+
+def _read_texts(path: Path, digest: str | None, count: int) -> tuple[str | None, ...]:
+    """Read the text of each of `count` rows; `digest` is None where none has one."""
+    texts: list[str | None] = [None] * count
+    if (sha256(path) if path.exists() else None) != digest:
+        raise ValueError("texts.csv is not as it was written")
+    if digest is not None:
+        with path.open(newline="", encoding="utf-8") as file:
+            for row, text in list(csv.reader(file, strict=True))[1:]:
+                texts[int(row)] = text
+    return tuple(texts)
 
 
 def _index_row(fields: dict[str, str]) -> IndexRow:

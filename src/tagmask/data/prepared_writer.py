@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 
 from tagmask.config import plain
-from tagmask.data.prepared import COLUMNS, FORMAT, VERSION, IndexRow
+from tagmask.data.array_file import ArrayFile
+from tagmask.data.prepared import COLUMNS, FORMAT, TEXT_COLUMNS, VERSION, IndexRow
 from tagmask.data.sources import sha256
 from tagmask.errors import InputError, ResourceError
 from tagmask.slices import SliceSettings
@@ -27,50 +28,6 @@ from tagmask.slices import SliceSettings
 __all__ = ["ArrayFile", "PreparedWriter", "refuse_existing"]
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-
-
-class ArrayFile:
-    """A .npy file that grows by rows, so that nothing but the rows at hand is in memory.
-
-    Parameters
-    ----------
-    path
-        A new file.
-    dtype
-        Of the rows.
-    """
-
-    def __init__(self, path: Path, dtype: Any) -> None:
-        self._file = path.open("xb")
-        self._dtype = np.dtype(dtype)
-        self._tail: tuple[int, ...] = ()
-        self.rows = 0
-
-    def append(self, rows: np.ndarray) -> None:
-        """Add rows (n, ...), all of one shape."""
-        if not self.rows:
-            self._tail = rows.shape[1:]
-            self._header()
-        if rows.shape[1:] != self._tail:
-            raise ValueError(f"Expected rows of shape {self._tail}, got {rows.shape[1:]}.")
-        self._file.write(np.ascontiguousarray(rows, dtype=self._dtype).data)
-        self.rows += len(rows)
-
-    def close(self) -> None:
-        """Write the number of rows into the header and flush to the disk."""
-        if self._file.closed:
-            return
-        with self._file:
-            self._file.seek(0)
-            self._header()
-            self._file.flush()
-            os.fsync(self._file.fileno())
-
-    def _header(self) -> None:
-        # NumPy leaves room for the first axis to grow, so the header keeps its length.
-        descr = np.lib.format.dtype_to_descr(self._dtype)
-        fields = {"descr": descr, "fortran_order": False, "shape": (self.rows, *self._tail)}
-        np.lib.format.write_array_header_1_0(self._file, fields)
 
 
 class PreparedWriter:
@@ -120,6 +77,7 @@ class PreparedWriter:
             **(record or {}),
         }
         self._sources: dict[str, str] = {}
+        self._texts: list[tuple[int, str]] = []
         # Version and origin are recorded but no part of the fingerprint: equal data stay equal.
         identity = {key: value for key, value in self._settings.items() if key not in ("tagmask", "origin")}
         self._hash = hashlib.sha256(_canonical(identity))
@@ -166,6 +124,7 @@ class PreparedWriter:
         mask: np.ndarray | None = None,
         *,
         sources: Mapping[str, str],
+        texts: Sequence[str | None] = (),
     ) -> None:
         """Write the slices of one study.
 
@@ -178,12 +137,19 @@ class PreparedWriter:
             For a supervised folder.
         sources
             SHA-256 of each file of the study.
+        texts
+            One for each slice, None where there is none; nothing for a study without.
         """
         if len(rows) != len(image) or (mask is None) != (self._masks is None):
             raise ValueError("Rows, image and mask do not belong together.")
-        # What counts is the content of files, not where they lie.
-        self._hash.update(_canonical([list(sources.values()), [_line(r)[1:] for r in rows]]))
+        said = [text or "" for text in texts]
+        if said and len(said) != len(rows):
+            raise ValueError("Rows and texts do not belong together.")
+        # What counts is the content of files, not where they lie. A study without text counts as it always did.
+        content = [list(sources.values()), [_line(r)[1:] for r in rows], *([said] if any(said) else [])]
+        self._hash.update(_canonical(content))
         self._sources.update(sources)
+        self._texts += [(self.rows + i, text) for i, text in enumerate(said) if text]
         for number, row in enumerate(rows, self.rows):
             self._index.writerow(_line({**row, "row": number}))
         self._images.append(image)
@@ -212,20 +178,20 @@ class PreparedWriter:
                 array.close()
         self._index_file.close()
         self.fingerprint = self._hash.hexdigest()
-        record = {
+        record: dict[str, Any] = {
             "fingerprint": self.fingerprint,
             "tagmask": _version(),
             "index": sha256(self._temporary / "index.csv"),
             "sources": self._sources,
         }
+        if self._texts:
+            self._table("texts.csv", [TEXT_COLUMNS, *self._texts])
+            record["texts"] = sha256(self._temporary / "texts.csv")
         self._write("settings.json", json.dumps(self._settings, indent=1))
         self._write("fingerprint.json", json.dumps(record, indent=1))
         lines = list(problems)
         if lines:
-            with (self._temporary / "problems.csv").open("x", newline="", encoding="utf-8") as file:
-                csv.writer(file, lineterminator="\n").writerows(
-                    [("level", "case", "file", "what", "repair"), *lines]
-                )
+            self._table("problems.csv", [("level", "case", "file", "what", "repair"), *lines])
         for name, text in (tables or {}).items():
             (self._temporary / "tables" / name).parent.mkdir(parents=True, exist_ok=True)
             self._write(f"tables/{name}", text)
@@ -237,6 +203,10 @@ class PreparedWriter:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
+
+    def _table(self, name: str, rows: Iterable[Sequence[object]]) -> None:
+        with (self._temporary / name).open("x", newline="", encoding="utf-8") as file:
+            csv.writer(file, lineterminator="\n").writerows(rows)
 
     def _move(self) -> None:
         """Put the folder in its place; an older one is kept until the new one is there."""

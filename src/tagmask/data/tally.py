@@ -33,6 +33,8 @@ class PreparedCase:
         SHA-256 of each file.
     digests
         SHA-256 of the pixels of each slice; None for a slice of one value, which says nothing.
+    texts
+        The text of each slice's picture, or None.
     warnings
         What is doubtful about it.
     """
@@ -43,17 +45,22 @@ class PreparedCase:
     mask: np.ndarray | None
     sources: Mapping[str, str]
     digests: Sequence[bytes | None]
+    texts: Sequence[str | None]
     warnings: Sequence[Problem] = ()
 
 
 @dataclass
 class SplitCount:
-    """What came into one split: images are files, a slice without a tag counts in neither kind."""
+    """What came into one split: images are files, a slice without a tag counts in neither kind.
+
+    `texts` are the images with one.
+    """
 
     images: int = 0
     slices: int = 0
     present: int = 0
     absent: int = 0
+    texts: int = 0
     patients: set[str] = field(default_factory=set, repr=False)
 
     @property
@@ -108,6 +115,9 @@ class PrepareSummary:
             share = "-" if math.isnan(n.prevalence) else f"{n.prevalence:.3f}"
             counts = f"{n.images:>8}{len(n.patients):>10}{n.slices:>9}{n.present:>8}{n.absent:>8}{share:>12}"
             lines.append(f"{name:<8}{counts}")
+        if any(n.texts for n in self.splits.values()):
+            counts = ", ".join(f"{n.texts} of {n.images} in {name}" for name, n in self.splits.items())
+            lines.append(f"images with text: {counts}")
         if self.note:
             lines.append(self.note)
         if self.drawn is not None:
@@ -128,8 +138,9 @@ class Tally:
     failed: list[Problem] = field(default_factory=list)
     counts: dict[str, SplitCount] = field(default_factory=dict)
     _channels: int = 0
-    _seen: dict[bytes, tuple[str, str, str]] = field(default_factory=dict, repr=False)
+    _seen: dict[bytes, tuple[str, str, str, str | None]] = field(default_factory=dict, repr=False)
     _leaks: list[tuple[str, str]] = field(default_factory=list, repr=False)
+    _torn: list[tuple[str, str]] = field(default_factory=list, repr=False)
 
     def take(self, case: PreparedCase | Problem) -> PreparedCase | None:
         """Count a case, and give it back if it is to be written."""
@@ -150,6 +161,7 @@ class Tally:
         self._compare(case)
         for name in {row["split"] for row in case.rows}:
             self.counts.setdefault(name, SplitCount()).images += 1
+            self.counts[name].texts += any(case.texts)
         for row in case.rows:
             count = self.counts[row["split"]]
             count.slices += 1
@@ -161,12 +173,15 @@ class Tally:
     def _compare(self, case: PreparedCase) -> None:
         """Note the slices of a case that were there before: across splits a leak, else a doubt."""
         twins: dict[str, list[tuple[str, str]]] = {}
-        for row, digest in zip(case.rows, case.digests, strict=True):
+        for row, digest, text in zip(case.rows, case.digests, case.texts, strict=True):
             if digest is None:
                 continue
-            id_, study, part = self._seen.setdefault(digest, (row["id"], case.study, row["split"]))
+            mine = (row["id"], case.study, row["split"], text)
+            id_, study, part, other = self._seen.setdefault(digest, mine)
             if part != row["split"]:
                 self._leaks.append((f"{row['id']} ({row['split']})", f"{id_} ({part})"))
+            elif text and other and text != other:
+                self._torn.append((f"{row['id']} ({text[:60]!r})", f"{id_} ({other[:60]!r})"))
             elif id_ != row["id"]:
                 twins.setdefault(study, []).append((row["id"], id_))
         for study, pairs in twins.items():
@@ -176,13 +191,21 @@ class Tally:
             file, repair = next(iter(case.sources), ""), "Keep one of each, unless it is meant."
             self.warnings.append(Problem("warning", case.study, file, what, repair))
 
-    def close(self, where: object) -> None:
+    def close(self, where: object, *, tags: bool = True) -> None:
         """Refuse what cannot be learnt from.
+
+        Parameters
+        ----------
+        where
+            The table, for messages.
+        tags
+            Whether tags are what is learnt from.
 
         Raises
         ------
         InputError
-            No case is left, slices are in two splits, or the train slices that are left have one tag only.
+            No case is left, slices are in two splits or have two texts, or the train slices that are left
+            have one tag only.
         """
         if not self.counts:
             first = str(self.failed[0]).removeprefix("failed: ").rstrip(".")
@@ -198,7 +221,14 @@ class Tally:
                 where=where,
                 repair="Keep one of each, or put both into one split: a test must be of what was not learnt.",
             )
+        if self._torn:
+            first, second = self._torn[0]
+            raise InputError(
+                f"{len(self._torn)} slices have the same pixels as others, but another text: {first} and {second}.",
+                where=where,
+                repair="Find out which text is of another picture, and keep one of each.",
+            )
         train = self.counts.get("train", SplitCount())
         labels = [1] * (train.present > 0) + [0] * (train.absent > 0)
-        if len(labels) == 1:
+        if tags and len(labels) == 1:
             check_both_tags([labels[0]] * train.slices, where)

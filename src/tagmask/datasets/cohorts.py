@@ -44,6 +44,8 @@ class Cohort:
         Values of masks that are the target; None is all above 0.
     from_masks
         Whether the tags were taken from masks.
+    listed
+        Whether the rows were made from a folder's files, and stand in no table yet.
     failed, warnings
         Cases left out, and doubts.
     drawn
@@ -58,6 +60,7 @@ class Cohort:
     tag: str = TAG
     mask_labels: tuple[int, ...] | None = None
     from_masks: bool = False
+    listed: bool = False
     failed: tuple[Problem, ...] = ()
     warnings: tuple[Problem, ...] = ()
     drawn: int | None = None
@@ -117,12 +120,22 @@ def open_cohort(
     """
     if dataset is not None and dataset.dataset.find(source) is None:
         raise not_found(dataset.name, source)
+    if dataset is not None and dataset.dataset.lists and tag != TAG:
+        raise ConfigError(f"{dataset.name} has no column {tag!r}.", where="tag", repair="Use dataset.target.")
     if dataset is not None and dataset.tags_from_masks:
-        if tag != TAG:
-            raise ConfigError(
-                f"{dataset.name} has no column {tag!r}.", where="tag", repair="Use dataset.target."
-            )
         cohort = _converted(source, dataset, plane, mask_labels, draw, each)
+    elif dataset is not None and dataset.dataset.pictures is not None:
+        found = dataset.dataset.pictures(source)
+        check_paths(found.cases)
+        cohort = Cohort(
+            list(found.cases),
+            mask_labels=mask_labels,
+            listed=True,
+            failed=found.refused,
+            warnings=found.skipped,
+            origin={"dataset": dataset.name, "layout": found.layout},
+            note=f"{found.layout}: splits and texts are its own; every picture counts as one that shows the target.",
+        )
     else:
         if dataset is not None:
             tag = dataset.aim.tag if tag == TAG else tag
@@ -163,6 +176,7 @@ def _converted(
         cases=rows,
         mask_labels=labels,
         from_masks=True,
+        listed=True,
         failed=tuple(failed),
         warnings=(*found.skipped, *doubts, *dropped),
         drawn=draw.seed if splits == "drawn" else None,

@@ -14,6 +14,7 @@ from tagmask.datasets.atlas import find_atlas, list_atlas
 from tagmask.datasets.brats import MODALITIES, find_brats, list_brats
 from tagmask.datasets.chaos import ORGANS, find_chaos, list_chaos
 from tagmask.datasets.layouts import Listing
+from tagmask.datasets.lvit import LAYOUT, find_lvit, list_lvit
 from tagmask.datasets.tabled import find_tabled
 from tagmask.errors import ConfigError, InputError
 
@@ -51,7 +52,10 @@ class Dataset:
     targets
         By name; the first is the default.
     cases
-        Lists the volumes of a folder, for the modalities asked for. None: the folder holds tables.
+        Lists the volumes of a folder, for the modalities asked for.
+    pictures
+        Lists the pictures of a folder, with tags, texts and splits of their own. None, and no `cases`: the folder
+        holds tables.
     modalities
         The channels that can be had, in order.
     splits
@@ -65,9 +69,15 @@ class Dataset:
     find: Callable[[Path], str | None]
     targets: Mapping[str, Target]
     cases: Callable[[Path, tuple[str, ...]], Listing] | None = None
+    pictures: Callable[[Path], Listing] | None = None
     modalities: tuple[str, ...] = ()
     splits: str = ""
     slices: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def lists(self) -> bool:
+        """Whether its rows are listed from files, and not read from tables."""
+        return self.cases is not None or self.pictures is not None
 
 
 def _find(folder: Path, title: str, begins: str) -> str | None:
@@ -81,6 +91,17 @@ def _tabled(title: str, begins: str, targets: Mapping[str, Target], **slices: An
         find=partial(_find, title=title, begins=begins),
         targets=targets,
         slices=slices,
+    )
+
+
+def _lvit(name: str, title: str, target: str) -> Dataset:
+    return Dataset(
+        title=title,
+        looked_for=LAYOUT,
+        find=partial(find_lvit, name=name),
+        targets={target: Target()},
+        pictures=partial(list_lvit, name=name),
+        slices={"size": 256, "normalise": "window", "window": [0, 255]},  # Feng et al. 2024
     )
 
 
@@ -140,6 +161,9 @@ DATASETS = {
         plane="sagittal",
         size=48,
     ),
+    "monuseg": _lvit("monuseg", "MoNuSeg", "nuclei"),
+    "qata-cov19": _lvit("qata-cov19", "QaTa-COV19", "infection"),
+    "mosmeddata": _lvit("mosmeddata", "MosMedData+", "infection"),
 }
 
 

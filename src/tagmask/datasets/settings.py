@@ -23,7 +23,8 @@ class DatasetSettings:
     Parameters
     ----------
     name
-        "brats", "atlas", "chaos", "brain-mri", "abdomen-mr" or "hippocampus".
+        "brats", "atlas", "chaos", "brain-mri", "abdomen-mr", "hippocampus", "monuseg", "qata-cov19" or
+        "mosmeddata".
     modalities
         Which become channels, and in which order; by default all. ("flair",) for FLAIR alone.
     target

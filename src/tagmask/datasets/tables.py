@@ -12,6 +12,7 @@ from tagmask.errors import InputError
 __all__ = ["check_paths", "labels_csv"]
 
 _COLUMNS = ("id", "image", "label", "slice", "patient", "split", "mask")
+_TEXT = "text"
 
 
 def check_paths(cases: Sequence[Case]) -> None:
@@ -33,14 +34,21 @@ def labels_csv(cases: Sequence[Case], ids: Collection[str]) -> dict[str, str]:
     Returns
     -------
     dict
-        "<split>/labels.csv" -> its text. Images and masks are named by their full paths.
+        "<split>/labels.csv" -> its content. Images and masks are named by their full paths; there is a column of
+        texts where some case has one.
     """
     tables = {}
+    texts = any(case.text for case in cases)
     for split in SPLITS:
-        rows = [_row(case) for case in cases if case.split == split and case.id in ids]
+        rows = [
+            (*_row(case), *([case.text] if texts else []))
+            for case in cases
+            if case.split == split and case.id in ids
+        ]
         if rows:
             text = io.StringIO()
-            csv.writer(text, lineterminator="\n").writerows([_COLUMNS, *rows])
+            columns = (*_COLUMNS, *([_TEXT] if texts else []))
+            csv.writer(text, lineterminator="\n").writerows([columns, *rows])
             tables[f"{split}/labels.csv"] = text.getvalue()
     return tables
 

@@ -20,6 +20,7 @@ from tagmask.data.prepared_writer import PreparedWriter, refuse_existing
 from tagmask.data.sources import mask_paths, masks_read, sha256
 from tagmask.data.table import SPLITS, TAG, Case, by_study
 from tagmask.data.tally import PreparedCase, PrepareSummary, SplitCount, Tally
+from tagmask.data.texts import text_doubts
 from tagmask.datasets.cohorts import Draw, open_cohort
 from tagmask.datasets.rows import plane_doubt, tag_doubts, wanted_slices
 from tagmask.datasets.settings import DatasetSettings, default_slices, with_preset
@@ -47,6 +48,7 @@ def prepare(
     settings: SliceSettings | None = None,
     tag: str = TAG,
     supervised: bool = False,
+    untagged: bool = False,
     masks: Path | str | None = None,
     mask_labels: tuple[int, ...] | None = None,
     val_fraction: float = 0.15,
@@ -76,7 +78,10 @@ def prepare(
     tag
         The column of the tag.
     supervised
-        Also prepare masks, for the supervised baseline. Without it no mask is opened.
+        Also prepare masks, for networks that learn from them; then tags may be missing. Without it no mask is
+        opened.
+    untagged
+        Ask for no tags: for a network that learns from pictures alone.
     masks
         Where masks lie if the table does not name them: MASKS/<split>/<name of the image>, or without
         <split>; by default the folder `masks` beside the table or its split folder. Masks made by
@@ -97,7 +102,7 @@ def prepare(
     TableError
         A table, or splits or tags, that cannot be learnt from.
     InputError
-        No case could be read, the same pixels in two splits, or `out` is taken.
+        No case could be read, the same pixels in two splits or with two texts, or `out` is taken.
     ConfigError
         Settings at odds with each other.
     """
@@ -133,7 +138,9 @@ def prepare(
     )
     cases = cohort.cases
     check_splits(cases)
-    check_tags(cases, cohort.tag)
+    tags = not (supervised or untagged)
+    if not untagged:
+        check_tags(cases, cohort.tag, masks=supervised)
     studies = by_study(cases)
     truth = mask_paths(studies, Path(masks) if masks is not None else None) if supervised else None
     record = cohort.record(supervised=supervised)
@@ -142,18 +149,18 @@ def prepare(
     writer = PreparedWriter(
         Path(out), settings, tag=cohort.tag, supervised=supervised, record=record, overwrite=overwrite
     )
-    doubtful = [*cohort.warnings, *doubts(cases, drawn=cohort.drawn is not None)]
-    tally = Tally(warnings=doubtful, failed=list(cohort.failed))
+    doubtful = [*doubts(cases, drawn=cohort.drawn is not None, tags=tags), *text_doubts(cases)]
+    tally = Tally(warnings=[*cohort.warnings, *doubtful], failed=list(cohort.failed))
     reader = _Reader(settings, picture_ranges(cases), truth, cohort.mask_labels)
     ids: set[str] = set()
     with writer:
         for done, found in enumerate(_in_order(reader.read, studies.values(), workers), 1):
             case = tally.take(found)
             if case is not None:
-                writer.add(case.rows, case.image, case.mask, sources=case.sources)
-                ids.update(row["id"] for row in case.rows if cohort.from_masks)
+                writer.add(case.rows, case.image, case.mask, sources=case.sources, texts=case.texts)
+                ids.update(row["id"] for row in case.rows if cohort.listed)
             report(converted + done, converted + len(studies))
-        tally.close(cases[0].source)
+        tally.close(cases[0].source, tags=tags)
         problems = [(p.level, p.case, p.file, p.what, p.repair) for p in (*tally.failed, *tally.warnings)]
         fingerprint = writer.finish(problems, labels_csv(cases, ids))
     return PrepareSummary(
@@ -234,6 +241,7 @@ class _Reader:
             mask=mask,
             sources=sources,
             digests=[_digest(image) for image in slices.image],
+            texts=[case.text for case in wanted.values()],
             warnings=warnings,
         )
 
