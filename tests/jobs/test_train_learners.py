@@ -177,7 +177,7 @@ def test_no_other_backbone_will_do(learn: Learn, backbone: Path, tmp_path: Path)
         Run.open(run.path, overrides=["textdiff.features.weights=nowhere.safetensors"]).method()
     assert "nowhere.safetensors" in str(raised.value)
     weights.save(moved, random_run.network("denoiser", size=SIZE, seed=6, channels=2), {"step": 1})
-    with pytest.raises(ConfigError, match="pictures of 2 channels, but textdiff.channels = 1"):
+    with pytest.raises(ConfigError, match=r"pictures of 2 channels, but textdiff\.channels = 1"):
         learn("textdiff", "b", f"textdiff.features.weights={moved}")
 
 
