@@ -11,7 +11,7 @@ import torch
 
 from tagmask.errors import ConfigError, InputError, SecurityError
 from tagmask.text import TextEncoder, TextSettings, bert
-from tests.text.conftest import write_bert
+from tests.berts import write_bert
 
 LEFT = "The nuclei density in the upper left is high."
 

@@ -174,7 +174,7 @@ def train(
     ] = None,
     overrides: Override = None,
     only: Annotated[
-        str | None, typer.Option(help="Train this network alone: denoiser, classifier, segmenter or cnn.")
+        str | None, typer.Option(help="Train this network alone, by the name of its table, as denoiser.")
     ] = None,
 ) -> None:
     """Train the networks of an experiment, or go on where a stopped training was.
