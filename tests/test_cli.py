@@ -439,10 +439,12 @@ def test_every_option_of_tune_arrives(run: Run, stand_in: Callable[..., Any]) ->
     assert callable(called.pop("report"))
     assert called == {
         **{"run": Path("r"), "grid": {"noise_level": [100, 200], "stages": [5]}, "method": "cdm"},
-        **{"overrides": ["a.b=1"], "split": "train", "limit": 9, "seed": 2, "device": "cuda"},
+        **{"overrides": ["a.b=1"], "split": "train", "limit": 9, "seed": 2, "device": "cuda", "own": False},
     }
     assert run("tune", "r", "--method", "anofpdm").code == 0
     assert (called["grid"], called["method"]) == ({}, "anofpdm")  # it chooses by itself
+    assert run("tune", "r", "--criterion", "own", "--grid", "forward_steps=[5, 9]").code == 0
+    assert (called["grid"], called["own"]) == ({"forward_steps": [5, 9]}, True)
 
 
 def test_tuning_by_masks_is_asked_for_in_words(run: Run, stand_in: Callable[..., Any]) -> None:
