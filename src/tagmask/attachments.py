@@ -14,7 +14,6 @@ import torch
 from tagmask.errors import ConfigError, RunError
 from tagmask.experiment import Experiment
 from tagmask.networks import weights
-from tagmask.networks.features import FrozenFeatures
 from tagmask.networks.head import FeatureHead
 from tagmask.networks.kinds import reads_text
 from tagmask.text import TextEncoder, TextSettings
@@ -67,7 +66,7 @@ def attach_backbone(
         if now is not None:
             features = replace(features, weights=now.features.weights)
         known = weights.read_metadata(learnt)["metadata"].get(BACKBONE)
-        network.attach(FrozenFeatures.load(features, experiment.schedule.build(), known).to(device))
+        network.attach(weights.load_features(features, experiment.schedule.build(), known).to(device))
 
 
 def open_reader(

@@ -18,7 +18,7 @@ from tagmask.jobs.import_weights import import_weights
 from tagmask.networks import weights
 from tagmask.networks.adm import PUBLISHED
 from tagmask.networks.denoiser import Denoiser
-from tagmask.networks.features import FeatureSettings, FrozenFeatures
+from tagmask.networks.features import FeatureSettings
 from tests.networks.adm_state import published_state
 
 NARROW = ["widths=[8, 8, 16, 16, 16, 16]", "head_channels=8", "size=64"]
@@ -59,7 +59,7 @@ def test_a_pt_file_becomes_a_denoiser_key_by_key(
     noted = weights.read_metadata(out)["metadata"]
     assert noted == {"imported": "published.pt", "imported_sha256": weights.sha256(path)}
     assert [p.name for p in out.parent.iterdir()] == [out.name]
-    features = FrozenFeatures.load(FeatureSettings(out), NoiseSchedule.linear(), result.sha256)
+    features = weights.load_features(FeatureSettings(out), NoiseSchedule.linear(), result.sha256)
     assert [f.shape[1] for f in features(torch.zeros(1, 3, 32, 32))] == [48, 48, 24, 24]
 
 

@@ -284,21 +284,21 @@ def test_a_file_is_a_backbone_and_no_other_file_is_it(tmp_path: Path, tiny: Deno
     path = tmp_path / "denoiser.safetensors"
     weights.save(path, tiny, {})
     settings = FeatureSettings(path, blocks=(1, 3), steps=(10,))
-    loaded = FrozenFeatures.load(settings, T1000)
+    loaded = weights.load_features(settings, T1000)
     assert loaded.sha256 == weights.sha256(path) and loaded.image_channels == 2
     x = _pictures(tiny)
     for a, b in zip(loaded(x), _features(tiny, blocks=(1, 3), steps=(10,))(x), strict=True):
         assert torch.allclose(a, b, atol=1e-5 * float(b.abs().max()))
-    assert FrozenFeatures.load(settings, T1000, loaded.sha256).sha256 == loaded.sha256
+    assert weights.load_features(settings, T1000, loaded.sha256).sha256 == loaded.sha256
     other = _random(replace(TINY, widths=(32, 32)))
     weights.save(path, other, {})
     with pytest.raises(RunError, match=f"another file .*{weights.sha256(path)}, not {loaded.sha256}"):
-        FrozenFeatures.load(settings, T1000, loaded.sha256)
+        weights.load_features(settings, T1000, loaded.sha256)
     path.write_bytes(b"PK\x03\x04 and so on")
     with pytest.raises(SecurityError):
-        FrozenFeatures.load(settings, T1000)
+        weights.load_features(settings, T1000)
     with pytest.raises(RunError, match="cannot be read"):
-        FrozenFeatures.load(replace(settings, weights=tmp_path / "absent"), T1000)
+        weights.load_features(replace(settings, weights=tmp_path / "absent"), T1000)
 
 
 def test_another_device_is_another_copy_and_the_same_one_is_not(tiny: Denoiser) -> None:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from tagmask.diffusion.schedule import NoiseSchedule
-from tagmask.errors import ConfigError, RunError
+from tagmask.errors import ConfigError
 from tagmask.networks.denoiser import Denoiser
 
 __all__ = ["FeatureSettings", "FrozenFeatures"]
@@ -90,41 +90,6 @@ class FrozenFeatures:
     settings: FeatureSettings
     schedule: NoiseSchedule
     sha256: str = ""
-
-    @classmethod
-    def load(
-        cls, settings: FeatureSettings, schedule: NoiseSchedule, sha256: str | None = None
-    ) -> FrozenFeatures:
-        """Read the denoiser's file.
-
-        Parameters
-        ----------
-        settings, schedule
-            As of the class.
-        sha256
-            What the file must be; None takes any.
-
-        Raises
-        ------
-        RunError, SecurityError
-            As `weights.load`, or the file is another one than `sha256` says.
-        ConfigError
-            Blocks, steps or label that this denoiser and schedule do not have.
-        """
-        # Not above: that module knows every network, and some of them are built on this one.
-        from tagmask.networks import weights
-
-        found = weights.sha256(settings.weights)
-        if sha256 not in (None, found):
-            raise RunError(
-                f"is another file than the features were learnt on: its SHA-256 is {found}, not {sha256}.",
-                where=settings.weights,
-                repair="Give the denoiser of that training, or train again on this one.",
-            )
-        denoiser = weights.load(settings.weights, "denoiser").requires_grad_(False)
-        # channels_last: some 1.1 to 1.3 times faster on a CPU, and what a GPU's tensor cores want.
-        denoiser.unet.to(memory_format=torch.channels_last)
-        return cls(denoiser, settings, schedule, found)
 
     def __post_init__(self) -> None:
         s, known = self.settings, self.denoiser.settings

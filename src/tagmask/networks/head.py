@@ -170,7 +170,7 @@ class FeatureHead(nn.Module):
         if self.features is None:
             raise ConfigError(
                 f"this {settings.section} has no backbone to look through.",
-                repair="Attach one: head.attach(FrozenFeatures.load(...)), or decode features that were kept.",
+                repair="Attach one: head.attach(weights.load_features(...)), or decode features that were kept.",
             )
         return self.decode(self.features(x), settings.size, text).to(x.dtype)
 

@@ -16,18 +16,21 @@ import torch
 from torch import Tensor, nn
 
 from tagmask.config import build, plain
+from tagmask.diffusion.schedule import NoiseSchedule
 from tagmask.errors import ConfigError, RunError, SecurityError
 from tagmask.io import atomic_write
 from tagmask.networks.adm import adm_to_classifier, adm_to_denoiser, fill
 from tagmask.networks.classifier import Classifier
 from tagmask.networks.cnn import CNN
 from tagmask.networks.denoiser import Denoiser
+from tagmask.networks.features import FeatureSettings, FrozenFeatures
 from tagmask.networks.kinds import NETWORKS
 
 __all__ = [
     "adm_to_classifier",
     "adm_to_denoiser",
     "load",
+    "load_features",
     "read_metadata",
     "read_tensors",
     "save",
@@ -131,6 +134,38 @@ def load(path: Path, kind: str) -> nn.Module:
         ) from None
     fill(module, tensors, where=path)
     return module.eval()
+
+
+def load_features(
+    settings: FeatureSettings, schedule: NoiseSchedule, known: str | None = None
+) -> FrozenFeatures:
+    """Read a denoiser as a fixed function from pictures to features.
+
+    Parameters
+    ----------
+    settings, schedule
+        As of `FrozenFeatures`.
+    known
+        SHA-256 that the file must have; None takes any.
+
+    Raises
+    ------
+    RunError, SecurityError
+        As `load`, or the file is another one than `known` says.
+    ConfigError
+        Blocks, steps or label that this denoiser and schedule do not have.
+    """
+    found = sha256(settings.weights)
+    if known not in (None, found):
+        raise RunError(
+            f"is another file than the features were learnt on: its SHA-256 is {found}, not {known}.",
+            where=settings.weights,
+            repair="Give the denoiser of that training, or train again on this one.",
+        )
+    denoiser = load(settings.weights, "denoiser").requires_grad_(False)
+    # channels_last: some 1.1 to 1.3 times faster on a CPU, and what a GPU's tensor cores want.
+    denoiser.unet.to(memory_format=torch.channels_last)
+    return FrozenFeatures(denoiser, settings, schedule, found)
 
 
 def _layers(settings: Any) -> int:

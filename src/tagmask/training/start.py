@@ -14,7 +14,6 @@ from tagmask.errors import InputError, RunError
 from tagmask.identity import mask_rows
 from tagmask.networks import weights
 from tagmask.networks.feature_cache import FeatureCache
-from tagmask.networks.features import FrozenFeatures
 from tagmask.networks.gloria import Gloria
 from tagmask.networks.gloria_pair import load_encoder
 from tagmask.networks.head import HeadSettings
@@ -62,7 +61,7 @@ def begin(run: Run, name: str, device: torch.device | str) -> Start:
     reader = open_reader(experiment.text, settings, name=name)
     attached = {} if reader is None else {ENCODER: reader.encoder.sha256}
     if isinstance(settings, HeadSettings):
-        frozen = FrozenFeatures.load(settings.features, experiment.schedule.build())
+        frozen = weights.load_features(settings.features, experiment.schedule.build())
         attached[BACKBONE] = frozen.sha256
         frozen = frozen.to(device)
         keep = getattr(experiment.train, name).keep_features
