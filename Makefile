@@ -51,6 +51,7 @@ check: $(VENV)/.installed-dev ## lint and check types
 
 bench: $(VENV)/.installed ## measure speed against a plain loop
 	$(BIN)/python benchmarks/speed.py
+	$(BIN)/python benchmarks/features.py
 
 clean: ## remove .venv, caches and the demo's output; runs and prepared data stay
 	rm -rf $(VENV) $(OUT) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -294,6 +294,21 @@ def test_prepare_has_the_defaults_of_python(run: Run, stand_in: Callable[..., An
             assert value == signature.parameters[name].default, name
 
 
+def test_every_option_of_import_weights_arrives(run: Run, stand_in: Callable[..., Any]) -> None:
+    signature = inspect.signature(tagmask.import_weights)
+    called = stand_in("import_weights", Result())
+    assert run("import-weights", "a.pt", "-o", "b.safetensors") == Outcome(0, "all is well\n", "")
+    for name, value in called.items():
+        if name not in ("file", "out", "overrides"):
+            assert value == signature.parameters[name].default, name
+    wanted = ("--settings", "x.toml", "--set", "size=64", "--key", "ema", "--new-attention-order")
+    run("import-weights", "a.pt", "-o", "b", *wanted, "--overwrite")
+    assert called == {
+        **{"file": Path("a.pt"), "out": Path("b"), "settings": "x.toml", "overrides": ["size=64"]},
+        **{"key": "ema", "new_attention_order": True, "overwrite": True},
+    }
+
+
 def test_a_data_set_by_name_arrives(run: Run, stand_in: Callable[..., Any]) -> None:
     called = stand_in("prepare", Result())
     arguments = ("prepare", "--dataset", "chaos", "CHAOS", "-o", "o", "--preset", "cdm-chaos", "--size", 64)

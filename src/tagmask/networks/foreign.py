@@ -62,7 +62,11 @@ def read_published(path: Path, *, scratch: Path, key: str | None = None) -> dict
         raise ConfigError(
             f'key = "{key}", but only a .pt file has tables within it.', where=path, repair="Leave it out."
         )
-    return read_tensors(path)
+    try:
+        return read_tensors(path)
+    except SecurityError as error:
+        repair = "Save it again with torch 1.6 or newer, where you trust it, or ask for safetensors."
+        raise SecurityError(error.what, where=path, repair=repair) from None
 
 
 def _read_apart(path: Path, descriptor: int, scratch: Path, key: str) -> dict[str, Tensor]:

@@ -35,7 +35,7 @@ __all__ = [
 ]
 
 _PICKLED = {b"PK\x03\x04": "a zip archive, as torch.save writes", b"\x80": "a pickle"}
-_CONVERT = "Convert it to safetensors on a machine where you trust it."
+_CONVERT = "Use tagmask import-weights (for a published denoiser), or safetensors made where it is trusted."
 
 
 def save(
@@ -208,7 +208,9 @@ def _header(text: dict[str, str], path: Path) -> dict[str, Any]:
     """Take apart what `save` put into the header."""
     if "tagmask" not in text:
         raise RunError(
-            "was not written by tagmask.", where=path, repair="Import published weights with adm_to_denoiser."
+            "was not written by tagmask.",
+            where=path,
+            repair="Import published weights with tagmask import-weights.",
         )
     try:
         header = json.loads(text["tagmask"])
