@@ -6,13 +6,15 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tagmask.errors import ConfigError
 from tagmask.networks.swinunet import (
     SwinUNet,
     SwinUNetSettings,
     _Block,
+    _Expand,
+    _Merge,
     apart,
     partition,
     relative_index,
@@ -156,6 +158,19 @@ def test_drop_rates_rise_and_the_decoder_mirrors_them() -> None:
     net = SwinUNet(SwinUNetSettings(size=32, width=8, depths=(2, 3), heads=(1, 1), window=4, drop_path=0.4))
     rates = [[round(block.drop, 3) for block in stage] for stage in (*net.down, *net.up)]  # type: ignore[union-attr]
     assert rates == [[0.0, 0.1], [0.2, 0.3, 0.4], [0.0, 0.1]]
+
+
+def test_four_neighbours_become_one_column_by_column() -> None:
+    merge, place = _Merge(1), torch.arange(16.0).reshape(1, 4, 4, 1)
+    merge.norm = merge.reduce = nn.Identity()  # type: ignore[assignment]
+    assert merge(place).shape == (1, 2, 2, 4)
+    assert merge(place)[0, 0, 1].tolist() == [2, 6, 3, 7]
+
+
+def test_one_becomes_four_neighbours_row_by_row() -> None:
+    expand, z = _Expand(4, 2, 1), torch.arange(16.0).reshape(1, 2, 2, 4)
+    expand.norm = expand.enlarge = nn.Identity()  # type: ignore[assignment]
+    assert expand(z)[0, ..., 0].tolist() == [[0, 1, 4, 5], [2, 3, 6, 7], [8, 9, 12, 13], [10, 11, 14, 15]]
 
 
 def test_the_encoder_is_a_published_swin() -> None:

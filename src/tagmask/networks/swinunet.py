@@ -250,10 +250,11 @@ def apart(side: int, window: int, shift: int, device: torch.device | str = "cpu"
     The shift brings together what lies at opposite borders of the picture.
     """
     line = torch.arange(side, device=device)
-    band = (line >= side - window).long() + (
+    came_round = (
         line >= side - shift
-    )  # 0: not at the border; 1, 2: two sides of it
-    regions = partition((3 * band[:, None] + band[None])[None, :, :, None], window)[0, ..., 0]
+    ).long()  # from the other border, into the last window of a row or column
+    regions = 2 * came_round[:, None] + came_round[None]
+    regions = partition(regions[None, :, :, None], window)[0, ..., 0]
     return regions[:, :, None] != regions[:, None, :]
 
 
