@@ -54,6 +54,7 @@ bench: $(VENV)/.installed ## measure speed and memory against plain loops
 	$(BIN)/python benchmarks/anofpdm.py
 	$(BIN)/python benchmarks/cam.py
 	$(BIN)/python benchmarks/features.py
+	$(BIN)/python benchmarks/textdiff.py
 
 clean: ## remove .venv, caches and the demo's output; runs and prepared data stay
 	rm -rf $(VENV) $(OUT) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
