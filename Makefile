@@ -38,7 +38,7 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 setup: $(VENV)/.installed-dev ## make .venv with Tagmask and all that developing it takes
 
 demo: $(VENV)/.installed ## segment the embedded scans with the embedded weights, evaluate, report
-	$(BIN)/tagmask segment $(RUN) $(DATA)/labels.csv -o $(OUT)/masks --overwrite
+	$(BIN)/tagmask segment $(RUN) $(DATA)/labels.csv -o $(OUT)/masks --val-masks --overwrite
 	$(BIN)/tagmask evaluate $(OUT)/masks $(DATA)/masks --table $(DATA)/labels.csv -o $(OUT)/evaluation
 	$(BIN)/tagmask report $(OUT)/evaluation -o $(OUT)/report.html
 
@@ -49,8 +49,12 @@ check: $(VENV)/.installed-dev ## lint and check types
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-bench: $(VENV)/.installed ## measure speed against a plain loop
+bench: $(VENV)/.installed ## measure speed and memory against plain loops
 	$(BIN)/python benchmarks/speed.py
+	$(BIN)/python benchmarks/anofpdm.py
+	$(BIN)/python benchmarks/cam.py
+	$(BIN)/python benchmarks/features.py
+	$(BIN)/python benchmarks/textdiff.py
 
 clean: ## remove .venv, caches and the demo's output; runs and prepared data stay
 	rm -rf $(VENV) $(OUT) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

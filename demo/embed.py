@@ -1,4 +1,4 @@
-"""Make demo/run, the embedded weights, from a finished run: half precision, nothing but what segmenting needs.
+"""Make demo/run, the embedded weights, from a tuned run: half precision, nothing but what segmenting needs.
 
 python demo/embed.py runs/hippocampus demo/run
 """
@@ -6,11 +6,13 @@ python demo/embed.py runs/hippocampus demo/run
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
 import torch
 
+from tagmask.chosen import VAL_MASKS
 from tagmask.networks import weights
 from tagmask.runs import Run
 
@@ -21,10 +23,12 @@ def main(source: Path, target: Path) -> None:
     (target / "experiment.toml").write_text(run.experiment.to_toml(), encoding="utf-8")
     record = {key: run.environment[key] for key in ("data", "slices", "versions")}
     (target / "environment.json").write_text(json.dumps(record, indent=1), encoding="utf-8")
+    if (source / VAL_MASKS).is_file():
+        shutil.copyfile(source / VAL_MASKS, target / VAL_MASKS)
     for name in run.experiment.networks():
         path = target / "weights" / f"{name}.safetensors"
         metadata = weights.read_metadata(run.weights_path(name))["metadata"]
-        weights.save(path, getattr(run.networks, name), metadata, dtype=torch.float16)
+        weights.save(path, run.networks.get(name), metadata, dtype=torch.float16)
         print(f"{path}: {path.stat().st_size / 1e6:.1f} MB")
 
 

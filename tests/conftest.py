@@ -38,6 +38,18 @@ def prepared(cohort: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def masked(cohort: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The cohort prepared with its masks. Read only."""
+    from tagmask.jobs.prepare import prepare
+    from tagmask.slices import SliceSettings
+
+    out = tmp_path_factory.mktemp("masked") / "toy"
+    settings = SliceSettings(size=toys.SIZE, normalise="window", window=(0.0, 255.0))
+    prepare(cohort, out, settings=settings, supervised=True, masks=cohort / "masks")
+    return out
+
+
+@pytest.fixture(scope="session")
 def trained(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run with a denoiser and a classifier of a few steps. Read only: copy it to change it."""
     from tagmask.jobs.train import train

@@ -35,7 +35,7 @@ from tests import toys
 ROOT = Path(__file__).parents[1]
 COMMANDS = (
     *("prepare", "train", "tune", "segment", "evaluate", "combine", "report", "doctor"),
-    *("benchmark", "ablate"),
+    *("benchmark", "ablate", "import-weights"),
 )
 
 
@@ -294,6 +294,21 @@ def test_prepare_has_the_defaults_of_python(run: Run, stand_in: Callable[..., An
             assert value == signature.parameters[name].default, name
 
 
+def test_every_option_of_import_weights_arrives(run: Run, stand_in: Callable[..., Any]) -> None:
+    signature = inspect.signature(tagmask.import_weights)
+    called = stand_in("import_weights", Result())
+    assert run("import-weights", "a.pt", "-o", "b.safetensors") == Outcome(0, "all is well\n", "")
+    for name, value in called.items():
+        if name not in ("file", "out", "overrides"):
+            assert value == signature.parameters[name].default, name
+    wanted = ("--settings", "x.toml", "--set", "size=64", "--key", "ema", "--new-attention-order")
+    run("import-weights", "a.pt", "-o", "b", *wanted, "--overwrite")
+    assert called == {
+        **{"file": Path("a.pt"), "out": Path("b"), "settings": "x.toml", "overrides": ["size=64"]},
+        **{"key": "ema", "new_attention_order": True, "overwrite": True},
+    }
+
+
 def test_a_data_set_by_name_arrives(run: Run, stand_in: Callable[..., Any]) -> None:
     called = stand_in("prepare", Result())
     arguments = ("prepare", "--dataset", "chaos", "CHAOS", "-o", "o", "--preset", "cdm-chaos", "--size", 64)
@@ -424,10 +439,12 @@ def test_every_option_of_tune_arrives(run: Run, stand_in: Callable[..., Any]) ->
     assert callable(called.pop("report"))
     assert called == {
         **{"run": Path("r"), "grid": {"noise_level": [100, 200], "stages": [5]}, "method": "cdm"},
-        **{"overrides": ["a.b=1"], "split": "train", "limit": 9, "seed": 2, "device": "cuda"},
+        **{"overrides": ["a.b=1"], "split": "train", "limit": 9, "seed": 2, "device": "cuda", "own": False},
     }
     assert run("tune", "r", "--method", "anofpdm").code == 0
     assert (called["grid"], called["method"]) == ({}, "anofpdm")  # it chooses by itself
+    assert run("tune", "r", "--criterion", "own", "--grid", "forward_steps=[5, 9]").code == 0
+    assert (called["grid"], called["own"]) == ({"forward_steps": [5, 9]}, True)
 
 
 def test_tuning_by_masks_is_asked_for_in_words(run: Run, stand_in: Callable[..., Any]) -> None:

@@ -37,7 +37,9 @@ def test_a_table_becomes_the_dataclass_and_back() -> None:
     assert build(Outer, tomllib.loads(write_toml(plain(made)))) == made
 
 
-@pytest.mark.parametrize("value", ["scans/🧠 ü", 'a"b\\c\n', "\x7f\x00", float("inf"), float("-inf"), 1e-30, True])
+@pytest.mark.parametrize(
+    "value", ["scans/🧠 ü", 'a"b\\c\n', "\x7f\x00", float("inf"), float("-inf"), 1e-30, True]
+)
 def test_what_is_written_as_toml_is_read_back(value: object) -> None:
     assert tomllib.loads(write_toml({"table": {"key": value, "list": [value]}})) == {
         "table": {"key": value, "list": [value]}

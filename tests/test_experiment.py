@@ -9,23 +9,19 @@ import torch
 
 from tagmask.config import build
 from tagmask.errors import ConfigError
-from tagmask.experiment import NETWORKS, DataSettings, Experiment, TrainPlan, TrainSettings, load_experiment
+from tagmask.experiment import DataSettings, Experiment, load_experiment
 from tagmask.masks import MaskSettings
 from tagmask.methods import METHODS, settings_of
-from tagmask.networks.classifier import Classifier
-from tagmask.networks.cnn import CNN
 from tagmask.networks.denoiser import Denoiser, DenoiserSettings
+from tagmask.networks.head import HeadSettings
+from tagmask.networks.kinds import NETWORKS
 from tagmask.networks.segmenter import Segmenter
+from tagmask.plan import TrainPlan, TrainSettings
+from tagmask.training.optimiser import learning_rate
 from tests import toys
 
 ROOT = Path(__file__).parents[1]
 SHIPPED = sorted(p for p in (ROOT / "experiments").rglob("*.toml") if p.parent.name != "bench")
-CLASSES: dict[str, Any] = {
-    "denoiser": Denoiser,
-    "classifier": Classifier,
-    "segmenter": Segmenter,
-    "cnn": CNN,
-}
 
 
 def parameters(network: torch.nn.Module) -> int:
@@ -40,8 +36,11 @@ def test_a_shipped_experiment_loads_builds_and_round_trips(path: Path, tmp_path:
     sizes = {getattr(experiment, name).size for name in names}
     assert len(sizes) == 1  # one prepared folder serves all
     for name in names:
+        settings = getattr(experiment, name)
+        if isinstance(settings, HeadSettings):  # whose backbone knows how many channels it has
+            settings = dataclasses.replace(settings, feature_channels=(48,) * len(settings.features.blocks))
         with torch.device("meta"):
-            assert parameters(CLASSES[name](getattr(experiment, name))) > 10_000
+            assert parameters(NETWORKS[name].module(settings)) > 10_000
     for method in experiment.methods:
         settings = settings_of(method, experiment.settings_table(method))
         assert set(METHODS[method].needs_of(settings)) <= set(names)
@@ -99,13 +98,31 @@ def test_every_setting_survives_the_round_trip(tmp_path: Path) -> None:
     (tmp_path / "again.toml").write_text(first.to_toml(), encoding="utf-8")
     second = load_experiment(tmp_path / "again.toml")
     assert second == first and second.to_toml() == first.to_toml()
-    assert second.networks() == NETWORKS
+    assert second.networks() == ("denoiser", "classifier", "cnn", "segmenter")
     assert second.data.prepared == Path('odd "name"/with ü and \\')
     assert (second.train.denoiser.noise_band, second.mask.value) == ((2, 9), 0.9)
     assert (second.mask_of("cdm").value, second.mask_of("cg_cdm").value) == (2.5, 0.9)
     assert list(second.methods) == ["cdm", "cg_cdm"]  # the first is the default
     # Defaults are written out: a later version that changes one does not change this run.
     assert "label_dropout = 0.1" in first.to_toml() and "percentiles" not in first.to_toml()
+
+
+def test_every_network_has_its_tables() -> None:
+    for name, kind in NETWORKS.items():
+        assert build(Experiment, {"data": {"prepared": "p"}}).networks() == ()
+        assert {f.name: f.default for f in dataclasses.fields(TrainPlan)}[name] == TrainSettings()
+        assert (
+            f"{kind.settings.__name__} | None"
+            == {f.name: f.type for f in dataclasses.fields(Experiment)}[name]
+        )
+
+
+def test_an_older_decay_is_a_cosine() -> None:
+    old = TrainSettings(decay=True, steps=10)
+    assert [learning_rate(old, step) for step in (1, 5, 10)] == [
+        learning_rate(TrainSettings(schedule="cosine", steps=10), step) for step in (1, 5, 10)
+    ]
+    assert load_experiment(ROOT / "demo" / "run" / "experiment.toml").train.denoiser.decay
 
 
 def test_a_table_that_is_absent_is_a_network_that_is_not_trained() -> None:

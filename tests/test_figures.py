@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tagmask import figures
+from tagmask import charts, figures
 
 
 def pixels(png: bytes) -> np.ndarray:
@@ -115,26 +115,26 @@ def test_quarters_hold_everything_once() -> None:
 
 
 def test_no_pyplot() -> None:
-    code = "import sys, tagmask.figures; print('matplotlib.pyplot' in sys.modules)"
+    code = "import sys, tagmask.charts, tagmask.figures; print('matplotlib.pyplot' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
 
 
-def line(x: list[float], y: list[float]) -> figures.SweepLine:
+def line(x: list[float], y: list[float]) -> charts.SweepLine:
     values = np.array(y)
-    return figures.SweepLine(np.array(x), values, values - 0.1, values + 0.1)
+    return charts.SweepLine(np.array(x), values, values - 0.1, values + 0.1)
 
 
 def test_a_sweep_is_drawn_twice_alike_as_png_and_svg() -> None:
     lines = {"Dice": line([0, 1, 10], [0.2, 0.4, 0.3]), "AUPRC": line([0, 1, 10], [0.1, 0.2, 0.2])}
-    found = figures.sweep(lines, x="scale s", y="mean", log=True)
+    found = charts.sweep(lines, x="scale s", y="mean", log=True)
     assert list(found) == ["png", "svg"] and pixels(found["png"]).std() > 0
     assert found["svg"].lstrip().startswith(b"<?xml") and b"<dc:date>" not in found["svg"]
-    assert figures.sweep(lines, x="scale s", y="mean", log=True) == found
-    assert figures.sweep(lines, x="scale s", y="mean") != found
+    assert charts.sweep(lines, x="scale s", y="mean", log=True) == found
+    assert charts.sweep(lines, x="scale s", y="mean") != found
 
 
 @pytest.mark.parametrize("x", [[5.0], [0.0], [0.9, 0.95, 0.99], [0.0, 500.0]])
 @pytest.mark.parametrize("log", [False, True])
 def test_odd_sweeps_are_drawn_without_a_warning(x: list[float], log: bool) -> None:
-    assert figures.sweep({"a": line(x, [float("nan")] * len(x))}, x="x", y="y", log=log)["png"]
+    assert charts.sweep({"a": line(x, [float("nan")] * len(x))}, x="x", y="y", log=log)["png"]

@@ -39,6 +39,7 @@ def test_exactly_these_names_are_public() -> None:
         "ablate",
         "benchmark",
         "evaluate",
+        "import_weights",
         "open_run",
         "prepare",
         "read_study",

@@ -39,7 +39,7 @@ def same(a: torch.nn.Module | None, b: torch.nn.Module | None) -> bool:
 def test_an_open_run_has_everything(all_networks: Path) -> None:
     run = Run.open(all_networks)
     for name in ALL:
-        made = getattr(run.networks, name)
+        made = run.networks.get(name)
         assert same(made, network(name)) and not made.training
         assert not any(p.requires_grad for p in made.parameters())
     assert run.slices == SLICES

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from tagmask.jobs.ablate import ablate
     from tagmask.jobs.benchmark import benchmark
     from tagmask.jobs.evaluate import EvaluateSettings, evaluate
+    from tagmask.jobs.import_weights import import_weights
     from tagmask.jobs.prepare import prepare
     from tagmask.jobs.report import report
     from tagmask.jobs.segment import segment
@@ -47,6 +48,7 @@ __all__ = [
     "ablate",
     "benchmark",
     "evaluate",
+    "import_weights",
     "open_run",
     "prepare",
     "read_study",
@@ -67,6 +69,7 @@ _HOMES = {
     "ablate": ("tagmask.jobs.ablate", "ablate"),
     "benchmark": ("tagmask.jobs.benchmark", "benchmark"),
     "evaluate": ("tagmask.jobs.evaluate", "evaluate"),
+    "import_weights": ("tagmask.jobs.import_weights", "import_weights"),
     "open_run": ("tagmask.runs", "Run.open"),
     "prepare": ("tagmask.jobs.prepare", "prepare"),
     "read_study": ("tagmask.io", "read_study"),

@@ -4,10 +4,10 @@ An experiment file is TOML; each of its tables is a dataclass and each key an ar
 
     [data]              where the prepared slices are
     [schedule]          the noise
+    [text]              who reads the sentences, where a network does
     [denoiser]          the networks; a table that is absent is a network that is not trained
     [classifier]
-    [segmenter]
-    [cnn]
+    [segmenter]         ... see `tagmask.networks.kinds`
     [train.denoiser]    how each is trained
     [methods.cdm]       settings of the methods; the first is the default of `tagmask segment`
     [mask]              from score map to mask
@@ -19,33 +19,37 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from tagmask.config import build, override, plain, read_toml, write_toml
-from tagmask.data.augment import AugmentSettings
+from tagmask.data.shots import Shots
 from tagmask.diffusion.schedule import ScheduleSettings
-from tagmask.diffusion.simplex import NoiseKind
 from tagmask.errors import ConfigError
 from tagmask.masks import MaskSettings
 from tagmask.methods import METHODS, settings_of
 from tagmask.networks.classifier import ClassifierSettings
 from tagmask.networks.cnn import CNNSettings
 from tagmask.networks.denoiser import DenoiserSettings
+from tagmask.networks.gloria import GloriaSettings
+from tagmask.networks.gloria_pair import GloriaPairSettings
+from tagmask.networks.kinds import MASK_LEARNERS, NETWORKS
 from tagmask.networks.learnt import Learnt
+from tagmask.networks.lvit import LViTSettings
+from tagmask.networks.pixel_classifier import PixelClassifierSettings
 from tagmask.networks.segmenter import SegmenterSettings
+from tagmask.networks.swinunet import SwinUNetSettings
+from tagmask.networks.textdiff import TextDiffSettings
+from tagmask.networks.transunet import TransUNetSettings
+from tagmask.plan import TrainPlan
+from tagmask.text import TextSettings
 
 __all__ = [
-    "NETWORKS",
     "DataSettings",
     "Experiment",
-    "TrainPlan",
-    "TrainSettings",
     "layer",
     "load_experiment",
     "overridden",
 ]
-
-NETWORKS = ("denoiser", "classifier", "segmenter", "cnn")
 
 
 @dataclass(frozen=True)
@@ -56,104 +60,15 @@ class DataSettings:
     ----------
     prepared
         A folder made by `tagmask prepare`, relative to the current directory.
+    shots, draw
+        Let mask learners read the masks of this many pictures of the train split alone, drawn by this seed;
+        or of those in a list: a CSV file with the column id, or the ids. Without it they read all. The ids are
+        kept in the run. Other networks, which read no mask, learn from every picture of the split.
     """
 
     prepared: Path
-
-
-@dataclass(frozen=True)
-class TrainSettings:
-    """How one network is trained.
-
-    Parameters
-    ----------
-    steps
-        Optimiser steps.
-    batch
-        Slices a step, over all processes and micro-batches together.
-    micro_batch
-        Slices that go through the network at once on one process; None takes them all. Smaller values
-        accumulate gradients and need less memory.
-    learning_rate, weight_decay, warmup
-        AdamW's, and the number of steps over which the rate rises from 0.
-    decay
-        Bring the learning rate down to 0 along a half cosine at the end of the run.
-    clip_gradient
-        Largest norm of the gradient; 0 leaves it alone.
-    ema
-        Rate of the exponential moving average of the weights, which is what is used afterwards. It is warmed
-        up as min(ema, (1 + n) / (10 + n)) when `ema_warmup`, for 0.9999 is far too slow for short runs.
-    label_dropout
-        Share of the slices whose tag is hidden from the denoiser, so that it also serves methods without a
-        condition or with classifier-free guidance.
-    noise_band, band_share
-        Draw this share of the steps t from lo ... hi and the rest from 1 ... T. The methods look at few
-        levels; a short training is better spent there.
-    balance
-        Draw as many slices of either tag.
-    only_tag
-        Learn from the slices of this tag alone, for methods that must never have seen a target. Denoisers only.
-    noise
-        "gaussian", or "simplex" for AnoDDPM with simplex noise.
-    precision
-        "fp32", "bf16" or "fp16".
-    log_every, checkpoint_every, snapshot_every, sample_every
-        Steps between lines of the log, checkpoints to resume from, weights that are kept for curves against
-        training length, and sample pictures; 0 for never.
-    """
-
-    steps: int = 50_000
-    batch: int = 16
-    micro_batch: int | None = None
-    learning_rate: float = 1e-4
-    weight_decay: float = 0.0
-    warmup: int = 0
-    decay: bool = False
-    clip_gradient: float = 0.0
-    ema: float = 0.9999
-    ema_warmup: bool = True
-    label_dropout: float = 0.1
-    noise_band: tuple[int, int] | None = None
-    band_share: float = 0.0
-    balance: bool = True
-    only_tag: int | None = None
-    noise: NoiseKind = "gaussian"
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    seed: int = 0
-    augment: AugmentSettings = AugmentSettings()
-    log_every: int = 50
-    checkpoint_every: int = 1000
-    snapshot_every: int = 0
-    sample_every: int = 0
-
-    def __post_init__(self) -> None:
-        checks = {
-            "steps >= 1": self.steps >= 1,
-            "batch >= 1": self.batch >= 1,
-            "micro_batch >= 1": self.micro_batch is None or self.micro_batch >= 1,
-            "learning_rate > 0": self.learning_rate > 0,
-            "0 <= ema < 1": 0 <= self.ema < 1,
-            "0 <= label_dropout < 1": 0 <= self.label_dropout < 1,
-            "0 <= band_share <= 1": 0 <= self.band_share <= 1,
-            "1 <= lo <= hi in noise_band": self.noise_band is None
-            or 1 <= self.noise_band[0] <= self.noise_band[1],
-            "noise_band is given with band_share": self.band_share == 0 or self.noise_band is not None,
-            "only_tag is 0 or 1": self.only_tag in (None, 0, 1),
-            "log_every >= 1 and checkpoint_every >= 1": self.log_every >= 1 and self.checkpoint_every >= 1,
-        }
-        for rule, holds in checks.items():
-            if not holds:
-                raise ConfigError(f"{rule} does not hold: {plain(self)}.", where="[train]")
-
-
-@dataclass(frozen=True)
-class TrainPlan:
-    """One table a network."""
-
-    denoiser: TrainSettings = TrainSettings()
-    classifier: TrainSettings = TrainSettings()
-    segmenter: TrainSettings = TrainSettings()
-    cnn: TrainSettings = TrainSettings()
+    shots: Shots | None = None
+    draw: int = 0
 
 
 @dataclass(frozen=True)
@@ -162,10 +77,18 @@ class Experiment:
 
     data: DataSettings
     schedule: ScheduleSettings = ScheduleSettings()
+    text: TextSettings = TextSettings()
     denoiser: DenoiserSettings | None = None
     classifier: ClassifierSettings | None = None
-    segmenter: SegmenterSettings | None = None
     cnn: CNNSettings | None = None
+    gloria_pair: GloriaPairSettings | None = None
+    segmenter: SegmenterSettings | None = None
+    textdiff: TextDiffSettings | None = None
+    pixel_classifier: PixelClassifierSettings | None = None
+    transunet: TransUNetSettings | None = None
+    swinunet: SwinUNetSettings | None = None
+    gloria: GloriaSettings | None = None
+    lvit: LViTSettings | None = None
     train: TrainPlan = TrainPlan()
     methods: dict[str, dict[str, Any]] = field(default_factory=dict)
     mask: MaskSettings = MaskSettings()
@@ -174,13 +97,8 @@ class Experiment:
         for name in self.methods:
             settings_of(name, self.settings_table(name))
             self.mask_of(name)
-        for name in ("classifier", "segmenter", "cnn"):
-            if getattr(self.train, name).only_tag is not None:
-                raise ConfigError(
-                    f"only_tag is set, but a {name} learns from both tags.",
-                    where=f"[train.{name}]",
-                    repair="Leave it out.",
-                )
+        for name in NETWORKS:
+            self._check_plan(name)
         bands = [getattr(self.train, name).noise_band for name in NETWORKS]
         for band in filter(None, bands):
             if band[1] > self.schedule.steps:
@@ -188,6 +106,23 @@ class Experiment:
                     f"noise_band = {list(band)} reaches beyond the schedule's {self.schedule.steps} steps.",
                     where="[train]",
                 )
+
+    def _check_plan(self, name: str) -> None:
+        """Refuse settings of a training that do not fit its network."""
+        s, masks = getattr(self.train, name), name in MASK_LEARNERS
+        wrong = {
+            f"only_tag is set, but a {name} learns from both tags.": name != "denoiser"
+            and s.only_tag is not None,
+            f"crop is set, but a {name} is used at the size of the whole slice.": name != "denoiser"
+            and s.augment.crop,
+            f"text_dropout is set, but [{name}] does not learn to do without text (null_text).": s.text_dropout
+            > 0
+            and not getattr(getattr(self, name), "null_text", False),
+            f"select_every is set, but a {name} learns from no mask.": not masks and s.select_every,
+        }
+        for what, found in wrong.items():
+            if found:
+                raise ConfigError(what, where=f"[train.{name}]", repair="Leave it out.")
 
     def check_training(
         self, method: str, settings: Any, denoiser: DenoiserSettings, where: object = ""
@@ -227,7 +162,13 @@ class Experiment:
 
     def to_toml(self) -> str:
         """Write every setting out, defaults included, as a file that `load_experiment` reads back."""
-        return write_toml(plain(self), heading="Resolved by tagmask; every setting, defaults included.")
+        table, usual = plain(self), plain(TrainPlan())
+        table["train"] = {
+            name: plan
+            for name, plan in table["train"].items()
+            if name in self.networks() or plan != usual[name]
+        }
+        return write_toml(table, heading="Resolved by tagmask; every setting, defaults included.")
 
 
 def load_experiment(path: Path, overrides: Sequence[str] = ()) -> Experiment:

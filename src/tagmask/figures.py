@@ -1,6 +1,5 @@
-"""Pictures and charts as PNG bytes: the only door to matplotlib.
+"""The pictures and charts of a report, as PNG bytes.
 
-Figures are objects of their own, drawn by Agg: no pyplot, so no global state, no display, no backend.
 Colours stay apart for every common colour blindness and in print: orange is truth, cyan is the mask, blue is
 background, and scores run through viridis.
 """
@@ -9,35 +8,30 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-from matplotlib import colormaps, rc_context
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
+from matplotlib import colormaps
 from matplotlib.image import imsave
+
+from tagmask.chart_style import COLOURS, DASHES, INK, LEGEND, drawn, empty_axes
 
 __all__ = [
     "MASK",
     "TRUTH",
-    "SweepLine",
     "curves",
     "histogram",
     "quarters",
     "scale",
     "scatter",
     "score_tile",
-    "sweep",
     "tile",
 ]
 
 TRUTH, MASK, BACKGROUND = "#ff8c1a", "#22d3ee", "#3558a8"
 """Colours of what is known, what is found, and everything else."""
-INK, QUIET = "#1f2430", "#5b6472"
+QUIET = "#5b6472"
 _TILE = 288
-_COLOURS = ("#3558a8", "#c2510c", "#0f766e", "#8a3ffc", "#7a5c00", "#c2185b", "#44546a", "#111827")
-_DASHES: tuple[Any, ...] = ("-", "--", ":", "-.", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)), (0, (8, 3)))
 
 
 def tile(image: np.ndarray, *, mask: np.ndarray | None = None, truth: np.ndarray | None = None) -> bytes:
@@ -105,8 +99,8 @@ def histogram(
     thresholds
         One per slice; drawn as their median and the band that holds 90 % of them.
     """
-    figure, axes = _axes("score (the method's own unit)", "share of pixels in a bin")
-    for counts, colour, name in ((background, BACKGROUND, "background"), (truth, _COLOURS[1], "truth")):
+    figure, axes = empty_axes("score (the method's own unit)", "share of pixels in a bin")
+    for counts, colour, name in ((background, BACKGROUND, "background"), (truth, COLOURS[1], "truth")):
         share = counts / max(int(counts.sum()), 1)
         axes.stairs(share, edges, fill=True, color=colour, alpha=0.25)
         axes.stairs(share, edges, color=colour, linewidth=1.6, label=f"{name}: {int(counts.sum()):,} pixels")
@@ -129,8 +123,8 @@ def histogram(
     axes.set_yscale("log")
     positive = np.concatenate([c[c > 0] / c.sum() for c in (background, truth) if c.sum()] or [np.ones(1)])
     axes.set_ylim(max(float(positive.min()) * 0.7, 1e-7), 1.3)
-    axes.legend(**_LEGEND)
-    return _drawn(figure)
+    axes.legend(**LEGEND)
+    return drawn(figure)
 
 
 def curves(lines: Mapping[str, tuple[np.ndarray, np.ndarray]], chance: float | None = None) -> bytes:
@@ -143,16 +137,16 @@ def curves(lines: Mapping[str, tuple[np.ndarray, np.ndarray]], chance: float | N
     chance
         Precision of a coin, which is the share of positive pixels.
     """
-    figure, axes = _axes("recall", "precision")
+    figure, axes = empty_axes("recall", "precision")
     for n, (name, (recall, precision)) in enumerate(lines.items()):
-        style: dict[str, Any] = {"color": _COLOURS[n % 8], "linestyle": _DASHES[n % 8], "label": name}
+        style: dict[str, Any] = {"color": COLOURS[n % 8], "linestyle": DASHES[n % 8], "label": name}
         axes.plot(recall, precision, linewidth=2.2 if n == 0 else 1.5, drawstyle="steps-post", **style)
     if chance is not None:
         axes.axhline(chance, color=QUIET, linewidth=1.2, linestyle=(0, (1, 2)), label=f"chance {chance:.3f}")
     axes.set_xlim(0, 1)
     axes.set_ylim(0, 1.02)
-    axes.legend(**_LEGEND)
-    return _drawn(figure)
+    axes.legend(**LEGEND)
+    return drawn(figure)
 
 
 def scatter(sizes: np.ndarray, dice: np.ndarray) -> bytes:
@@ -164,12 +158,12 @@ def scatter(sizes: np.ndarray, dice: np.ndarray) -> bytes:
         Pixels, at least 1.
     dice : (N,) float in [0, 1]
     """
-    figure, axes = _axes("size of the target in the slice (pixels, log scale)", "Dice")
+    figure, axes = empty_axes("size of the target in the slice (pixels, log scale)", "Dice")
     opacity = float(np.clip(60 / max(len(sizes), 1), 0.12, 0.75))
     axes.scatter(
         sizes, dice, s=18, color=BACKGROUND, alpha=opacity, linewidths=0, label=f"one slice ({len(sizes):,})"
     )
-    style: dict[str, Any] = {"color": _COLOURS[1], "linewidth": 2.6, "marker": "|", "markersize": 9}
+    style: dict[str, Any] = {"color": COLOURS[1], "linewidth": 2.6, "marker": "|", "markersize": 9}
     for n, (low, high) in enumerate(quarters(sizes)):
         mean = dice[(sizes >= low) & (sizes <= high)].mean()
         label = None if n else "mean of a quarter of the slices"
@@ -177,50 +171,8 @@ def scatter(sizes: np.ndarray, dice: np.ndarray) -> bytes:
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter("{x:,.0f}")
     axes.set_ylim(-0.02, 1.02)
-    axes.legend(**_LEGEND)
-    return _drawn(figure)
-
-
-class SweepLine(NamedTuple):
-    """Numbers over a setting: (N,) float each; bounds that are NaN are not drawn."""
-
-    x: np.ndarray
-    y: np.ndarray
-    low: np.ndarray
-    high: np.ndarray
-
-
-def sweep(lines: Mapping[str, SweepLine], *, x: str, y: str, log: bool = False) -> dict[str, bytes]:
-    """Draw numbers over the values of a setting, each with its bounds.
-
-    Parameters
-    ----------
-    lines
-        By name.
-    x, y
-        What the axes say.
-    log
-        Logarithmic x, linear around 0 where a value is 0.
-
-    Returns
-    -------
-    dict
-        The same chart as "png" and as "svg".
-    """
-    figure, axes = _axes(x, y)
-    for n, (name, line) in enumerate(lines.items()):
-        style: dict[str, Any] = {"color": _COLOURS[n % 8], "linestyle": _DASHES[n % 8]}
-        axes.plot(line.x, line.y, linewidth=1.8, marker="o", markersize=4, label=name, **style)
-        axes.fill_between(line.x, line.low, line.high, color=_COLOURS[n % 8], alpha=0.15, linewidth=0)
-    values = np.unique(np.concatenate([line.x for line in lines.values()]))
-    if log and len(values) > 1 and values[0] >= 0:
-        axes.set_xscale("symlog", linthresh=float(values[values > 0][0]))
-    crowded = not log and len(values) > 1 and np.diff(values).min() < 0.06 * np.ptp(values)
-    axes.set_xticks(values, [f"{value:g}" for value in values], rotation=60 if crowded else 0)
-    axes.minorticks_off()
-    axes.set_ylim(bottom=0)
-    axes.legend(**_LEGEND)
-    return {"png": _drawn(figure), "svg": _drawn(figure, "svg")}
+    axes.legend(**LEGEND)
+    return drawn(figure)
 
 
 def quarters(sizes: np.ndarray) -> list[tuple[int, int]]:
@@ -231,37 +183,6 @@ def quarters(sizes: np.ndarray) -> list[tuple[int, int]]:
         if above.size:
             bounds.append((int(above[0]), int(above[-1])))
     return bounds
-
-
-_LEGEND: dict[str, Any] = {
-    "fontsize": 9,
-    "frameon": False,
-    "loc": "lower left",
-    "bbox_to_anchor": (-0.01, 1.0),
-}
-
-
-def _axes(x: str, y: str) -> tuple[Figure, Axes]:
-    """Give an empty chart with readable axes."""
-    figure = Figure(figsize=(5.6, 4.0), dpi=150, facecolor="white", layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    axes.set_xlabel(x, color=INK, fontsize=10)
-    axes.set_ylabel(y, color=INK, fontsize=10)
-    axes.tick_params(colors=INK, labelsize=9)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(True, color="#d7dbe2", linewidth=0.6)
-    axes.set_axisbelow(True)
-    return figure, axes
-
-
-def _drawn(figure: Figure, form: str = "png") -> bytes:
-    """Draw a figure; the same figure gives the same bytes."""
-    buffer = io.BytesIO()
-    absent: Any = {"png": {"Software": None}, "svg": {"Date": None, "Creator": None}}[form]
-    with rc_context({"svg.hashsalt": "tagmask"}):  # its default is drawn anew each time
-        figure.savefig(buffer, format=form, metadata=absent)
-    return buffer.getvalue()
 
 
 def _png(rgb: np.ndarray) -> bytes:

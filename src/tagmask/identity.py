@@ -5,11 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from tagmask.config import plain
+from tagmask.data.prepared import Prepared
+from tagmask.data.shots import choose_shots, read_shots, shot_rows, write_shots
 from tagmask.errors import RunError
 from tagmask.experiment import Experiment
 
-__all__ = ["refuse_difference"]
+__all__ = ["keep_shots", "mask_rows", "refuse_difference", "refuse_other_data", "shots_of"]
+
+_SHOTS = "shots.csv"
 
 
 def refuse_difference(path: Path, begun: Experiment, now: Experiment) -> None:
@@ -18,22 +24,82 @@ def refuse_difference(path: Path, begun: Experiment, now: Experiment) -> None:
     Raises
     ------
     RunError
-        Naming the first setting that differs. More steps than before are no difference: training goes on.
+        Naming the first setting that differs. More steps than before are no difference: training goes on. Nor is
+        a network that only one of the two names: it is trained in addition, or left as it is.
     """
-    _refuse(path, _identity(begun), _identity(now))
+    shared = sorted(set(begun.networks()) & set(now.networks()))
+    _refuse(path, _identity(begun, shared), _identity(now, shared))
 
 
-def _identity(experiment: Experiment) -> dict[str, Any]:
-    """What two trainings must share to be one: the networks, the data and how each is trained, but not how long."""
-    table = plain(experiment)
-    for name in ("methods", "mask"):
-        table.pop(name, None)
-    for settings in table["train"].values():
-        # With a decaying rate the length is part of the training.
-        length = () if settings["decay"] else ("steps",)
+def refuse_other_data(path: Path, begun: str | None, now: str) -> None:
+    """Refuse a prepared folder whose fingerprint is not the one that a run was begun with.
+
+    Raises
+    ------
+    RunError
+        With both.
+    """
+    if begun != now:
+        raise RunError(
+            f"was trained on data with fingerprint {begun}, but the prepared folder has {now}.",
+            where=path,
+            repair="Give another output folder, or prepare the data as before.",
+        )
+
+
+def shots_of(experiment: Experiment, prepared: Prepared) -> tuple[str, ...] | None:
+    """Give the ids of the pictures whose masks an experiment reads; None: those of the whole train split.
+
+    Raises
+    ------
+    ConfigError, InputError, TableError
+        As `choose_shots`.
+    """
+    data = experiment.data
+    return None if data.shots is None else choose_shots(prepared, data.shots, data.draw)
+
+
+def keep_shots(run: Path, ids: tuple[str, ...] | None) -> None:
+    """Write the pictures whose masks are read into a run, or refuse others than it was begun with.
+
+    Raises
+    ------
+    RunError
+        The list differs from the one that is there.
+    """
+    path = run / _SHOTS
+    if ids is None:
+        return
+    if path.exists() and read_shots(path) != ids:
+        raise RunError(
+            f"names other pictures than {', '.join(ids[:3])}{', ...' if len(ids) > 3 else ''}, which the "
+            "experiment now gives.",
+            where=path,
+            repair="Give another output folder, or restore the list.",
+        )
+    write_shots(path, ids)
+
+
+def mask_rows(run: Path, prepared: Prepared) -> np.ndarray:
+    """Give the places (n,) int64 of the slices whose masks a run may read, rising."""
+    if (run / _SHOTS).exists():
+        return shot_rows(prepared, read_shots(run / _SHOTS), where=run / _SHOTS)
+    return prepared.split_indices("train")
+
+
+def _identity(experiment: Experiment, networks: list[str]) -> dict[str, Any]:
+    """What two trainings must share to be one: data, noise, networks and how each is trained, but not how long."""
+    everything = plain(experiment)
+    everything["data"].pop("prepared")  # it may have moved: its fingerprint is compared
+    table = {key: everything[key] for key in ("data", "schedule", "text", *networks) if key in everything}
+    for name in networks:
+        table[f"train.{name}"] = settings = everything["train"][name]
+        # Where the rate falls towards the last step, the length is part of the training.
+        falls = settings["decay"] or settings["schedule"] in ("cosine", "poly")
+        length = () if falls else ("steps",)
         for key in (*length, "log_every", "checkpoint_every", "snapshot_every", "sample_every"):
             settings.pop(key, None)
-    return {k: v for k, v in table.items() if k != "data"}
+    return table
 
 
 def _refuse(path: Path, old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> None:
@@ -41,7 +107,7 @@ def _refuse(path: Path, old: dict[str, Any], new: dict[str, Any], prefix: str = 
         a, b = old.get(key), new.get(key)
         if isinstance(a, dict) and isinstance(b, dict):
             _refuse(path, a, b, f"{prefix}{key}.")
-        elif a != b and (prefix or (a and b)):
+        elif a != b:
             raise RunError(
                 f"was begun with {prefix}{key} = {a}, but the experiment now says {b}.",
                 where=path,

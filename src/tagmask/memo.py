@@ -94,9 +94,13 @@ class Memo:
 
 
 def _part(batch: Batch, indices: Sequence[int]) -> Batch:
-    label = None if batch.label is None else batch.label[list(indices)]
+    rows = torch.tensor(indices, device=batch.image.device)
     return replace(
-        batch, image=batch.image[list(indices)], ids=tuple(batch.ids[i] for i in indices), label=label
+        batch,
+        image=batch.image[rows],
+        ids=tuple(batch.ids[i] for i in indices),
+        label=None if batch.label is None else batch.label[rows],
+        text=None if batch.text is None else batch.text[rows],
     )
 
 

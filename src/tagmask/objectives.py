@@ -16,7 +16,6 @@ from tagmask.diffusion.schedule import NoiseSchedule
 from tagmask.networks.classifier import Classifier
 from tagmask.networks.cnn import CNN
 from tagmask.networks.denoiser import Denoiser
-from tagmask.networks.segmenter import Segmenter
 
 __all__ = ["Draws", "classify", "classify_clean", "denoise", "segment", "variational_bound"]
 
@@ -126,15 +125,26 @@ def classify_clean(cnn: CNN, image: Tensor, label: Tensor) -> Tensor:
     return F.cross_entropy(cnn(image).float(), label)
 
 
-def segment(segmenter: Segmenter, image: Tensor, mask: Tensor) -> Tensor:
-    """Binary cross-entropy plus one minus the Dice of the batch's probabilities; reads masks.
+def segment(
+    logits: Tensor, mask: Tensor, *, cross_entropy: float = 1.0, dice: float = 1.0, per_image: bool = False
+) -> Tensor:
+    """Binary cross-entropy and one minus the Dice of the probabilities, weighted; reads masks.
 
     Parameters
     ----------
+    logits : (B, 1, S, S) float
+        What a mask learner says.
     mask : (B, 1, S, S) float32 in {0, 1}
+    cross_entropy, dice
+        The weights.
+    per_image
+        Take the Dice of each image and their mean; else that of all pixels together.
     """
-    logits = segmenter(image).float()
+    logits = logits.float()
     p = logits.sigmoid()
-    dice = (2 * (p * mask).sum() + 1) / (p.sum() + mask.sum() + 1)
-    loss: Tensor = F.binary_cross_entropy_with_logits(logits, mask) + 1 - dice
+    pixels = (1, 2, 3) if per_image else (0, 1, 2, 3)
+    overlap = (2 * (p * mask).sum(pixels) + 1) / (p.sum(pixels) + mask.sum(pixels) + 1)
+    loss: Tensor = cross_entropy * F.binary_cross_entropy_with_logits(logits, mask) + dice * (
+        1 - overlap.mean()
+    )
     return loss

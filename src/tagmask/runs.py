@@ -2,7 +2,8 @@
 
 experiment.toml             every setting, defaults included; written first
 environment.json            versions, machine, fingerprint of the prepared data, command
-weights/denoiser.safetensors  (classifier, segmenter, cnn)    what methods use: averaged weights
+shots.csv                   the pictures whose masks are read, where these are not all of the train split
+weights/denoiser.safetensors  (and the other networks)    what methods use: averaged weights
 snapshots/denoiser-005000.safetensors                     the same, after fewer steps
 checkpoints/denoiser-005000.safetensors                   what training resumes from
 log/denoiser.csv, log/tensorboard/, samples/*.png
@@ -21,21 +22,22 @@ from typing import Any
 
 import torch
 
-from tagmask.config import build, plain, read_toml
+from tagmask.attachments import TextReader, attach_backbone, open_reader
+from tagmask.chosen import with_chosen
+from tagmask.config import build, plain
 from tagmask.data.prepared import Prepared
 from tagmask.errors import ConfigError, RunError
-from tagmask.experiment import NETWORKS, Experiment, layer, load_experiment, overridden
-from tagmask.identity import refuse_difference
+from tagmask.experiment import Experiment, load_experiment, overridden
+from tagmask.identity import keep_shots, refuse_difference, refuse_other_data, shots_of
 from tagmask.io import atomic_write
 from tagmask.machine import environment
 from tagmask.methods import METHODS, Networks, settings_of
 from tagmask.networks import weights
+from tagmask.networks.kinds import MASK_LEARNERS, NETWORKS
 from tagmask.slices import SliceSettings
 from tagmask.types import Method
 
-__all__ = ["VAL_MASKS", "Run"]
-
-VAL_MASKS = "tuned-val-masks.toml"
+__all__ = ["Run"]
 
 
 @dataclass(frozen=True)
@@ -69,19 +71,16 @@ class Run:
         RunError
             The folder holds another experiment, or was trained on other data; the message names the first
             difference. More steps than before are no difference: training goes on.
+        ConfigError
+            More shots than there are pictures, or a list of others.
         """
         if (path / "experiment.toml").exists():
             run = cls.open(path, tuned=False)
             refuse_difference(path, run.experiment, experiment)
-            before = run.environment.get("data")
-            if before != prepared.fingerprint:
-                raise RunError(
-                    f"was trained on data with fingerprint {before}, but the prepared folder has "
-                    f"{prepared.fingerprint}.",
-                    where=path,
-                    repair="Give another output folder, or prepare the data as before.",
-                )
+            refuse_other_data(path, run.environment.get("data"), prepared.fingerprint)
+        shots = shots_of(experiment, prepared)
         path.mkdir(parents=True, exist_ok=True)
+        keep_shots(path, shots)
         with atomic_write(path / "experiment.toml") as temporary:
             temporary.write_text(experiment.to_toml(), encoding="utf-8")
         if not (path / "environment.json").exists():
@@ -124,13 +123,7 @@ class Run:
                 repair="Give a folder made by tagmask train.",
             )
         experiment = load_experiment(path / "experiment.toml")
-        table = plain(experiment)
-        if tuned and (path / "tuned.toml").is_file():
-            table = layer(table, read_toml(path / "tuned.toml"))
-            build(Experiment, table, where=path / "tuned.toml")
-        if val_masks is not None:
-            table = layer(table, _chosen_by_masks(path, val_masks))
-            build(Experiment, table, where=path / VAL_MASKS)
+        table = with_chosen(path, experiment, tuned=tuned, val_masks=val_masks)
         experiment = build(Experiment, overridden(table, overrides), where=path / "experiment.toml")
         run = cls(path, experiment, snapshot, val_masks is not None)
         if snapshot is not None and not any(snapshot in run.snapshots(name) for name in NETWORKS):
@@ -230,7 +223,8 @@ class Run:
             path = self.weights_path(name)
             if path.exists():
                 found[name] = weights.load(path, name).eval().requires_grad_(False)
-        return Networks(schedule=self.experiment.schedule.build(), **found)
+        learners = {name: found.pop(name) for name in MASK_LEARNERS if name in found}
+        return Networks(schedule=self.experiment.schedule.build(), learners=learners, **found)
 
     def method_name(self, name: str | None = None) -> str:
         """Resolve a method: the given one, or the first of the experiment."""
@@ -242,8 +236,10 @@ class Run:
 
     def reads(self, method: str) -> str:
         """Say what was read for the results of a method: its training, and validation masks if they chose for it."""
-        masks_read = self.environment.get("masks_read") if "segmenter" in self.needs(method) else None
-        return str(masks_read or METHODS[method].reads) + (" + val masks" if self.val_masks else "")
+        learnt = set(self.needs(method)) & MASK_LEARNERS.keys()
+        masks_read = self.environment.get("masks_read") if learnt else None
+        selected = self.val_masks or any(getattr(self.experiment.train, n).select_every for n in learnt)
+        return str(masks_read or METHODS[method].reads) + (" + val masks" if selected else "")
 
     def settings(self, name: str | None = None, **changes: Any) -> Any:
         """Give the settings of a method: the experiment's, changed.
@@ -255,6 +251,15 @@ class Run:
         """
         name = self.method_name(name)
         return settings_of(name, {**self.experiment.settings_table(name), **changes})
+
+    def text_reader(self, name: str | None = None) -> TextReader | None:
+        """Open the text encoder that a method's network reads through (see `open_reader`); None where it reads none."""
+        made = {need: getattr(self.networks.get(need), "settings", None) for need in self.needs(name)}
+        readers = (
+            open_reader(self.experiment.text, settings, name=need, learnt=self.weights_path(need))
+            for need, settings in made.items()
+        )
+        return next(filter(None, readers), None)
 
     def needs(self, name: str | None = None) -> tuple[str, ...]:
         """Names of the networks that a method needs under this run's settings."""
@@ -274,26 +279,18 @@ class Run:
         name = self.method_name(name)
         recipe, settings, networks = METHODS[name], self.settings(name, **changes), self.networks
         for need in recipe.needs_of(settings):
-            if getattr(networks, need) is None:
+            network = networks.get(need)
+            if network is None:
                 raise RunError(
                     f"has no weights of the {need} that {name} needs.",
                     where=self.path,
                     repair=f"Give the experiment a [{need}] table and run tagmask train.",
                 )
+            attach_backbone(
+                network, self.experiment, name=need, learnt=self.weights_path(need), device=device
+            )
             # channels_last: 1.1 to 1.4 times faster on a CPU, and what a GPU's tensor cores want.
-            getattr(networks, need).to(device=device, memory_format=torch.channels_last)
+            network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         if networks.denoiser is not None:
             self.experiment.check_training(name, settings, networks.denoiser.settings, where=self.path)
         return recipe.make(networks, settings)
-
-
-def _chosen_by_masks(path: Path, method: str) -> dict[str, Any]:
-    """Give the settings of a method and its masks that `tagmask tune --criterion dice` chose."""
-    chosen = read_toml(path / VAL_MASKS).get("methods", {}) if (path / VAL_MASKS).is_file() else {}
-    if method not in chosen:
-        raise RunError(
-            f"nothing was chosen for {method} by validation masks.",
-            where=path,
-            repair=f"Run tagmask tune {path} --method {method} --criterion dice --masks PREPARED.",
-        )
-    return {"methods": {method: chosen[method]}}

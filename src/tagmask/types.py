@@ -143,10 +143,13 @@ class Choice:
         written as TOML.
     candidates
         One record for each candidate looked at, with the number it was judged by, in the order tried.
+    score
+        How good the choice is, higher is better: compares the choices under several values of another setting.
     """
 
     settings: Mapping[str, Any]
     candidates: tuple[Mapping[str, Any], ...]
+    score: float = 0.0
 
 
 class Method(Protocol):

@@ -67,7 +67,7 @@ def test_ddpm_step_equals_diffusers() -> None:
     x, eps = torch.randn(2, 1, 8, 8), torch.randn(2, 1, 8, 8)
     noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(3))
     step = theirs.step(eps, 249, x, generator=torch.Generator().manual_seed(3))
-    assert torch.allclose(NoiseSchedule.linear().ddpm(x, eps, 250, noise), step.prev_sample, atol=1e-5)
+    assert torch.allclose(NoiseSchedule.linear().ddpm(x, eps, 250, 249, noise), step.prev_sample, atol=1e-5)
 
 
 def test_ddim_equals_diffusers() -> None:
@@ -96,7 +96,7 @@ def test_one_step_equals_the_published_code(shared: Path, i: int, clip: int) -> 
     equal(schedule.ddim(x, used, t, t - 1), f"ddim_i{i}_clip{clip}")
     equal(schedule.ddim(x, used, t, t + 1), f"ddim_invert_i{i}_clip{clip}")
     equal(schedule.add_noise(x, t, eps), f"qsample_i{i}")
-    equal(schedule.ddpm(x, used, t, torch.zeros_like(x)), f"ddpm_mean_i{i}_clip{clip}")
+    equal(schedule.ddpm(x, used, t, t - 1, torch.zeros_like(x)), f"ddpm_mean_i{i}_clip{clip}")
     # The published guided step takes the gradient as it stands, scale included.
     equal(
         schedule.ddim(x, classifier_guidance(used, grad, t, 1.0, schedule), t, t - 1),
@@ -114,3 +114,15 @@ def test_guidance_formulas() -> None:
 def test_a_schedule_of_one_step_is_refused() -> None:
     with pytest.raises(ConfigError, match="steps = 1"):
         ScheduleSettings(steps=1)
+
+
+def test_steps_left_out_make_the_chain_of_those_that_stay() -> None:
+    whole, kept = NoiseSchedule.linear(), [0, 10, 40, 90, 160, 250]
+    thin = NoiseSchedule(whole.alpha_bar[kept])
+    x, eps, noise = (torch.randn(2, 1, 4, 4, generator=torch.Generator().manual_seed(i)) for i in range(3))
+    for k in range(1, len(kept)):
+        found = whole.ddpm(x, eps, kept[k], kept[k - 1], noise)
+        torch.testing.assert_close(found, thin.ddpm(x, eps, k, k - 1, noise))
+    torch.testing.assert_close(
+        whole.ddpm(x, eps, 10, 0, noise), whole.clean(x, 10, eps)
+    )  # no noise at the end

@@ -15,9 +15,9 @@ import torch
 
 import tagmask
 from tagmask.ablations import ABLATIONS, kinds
+from tagmask.charts import SweepLine, sweep
 from tagmask.cli import main
 from tagmask.errors import ConfigError, InputError, RunError, TagmaskError
-from tagmask.figures import SweepLine, sweep
 from tagmask.jobs.ablate import AblateResult, ablate
 from tagmask.jobs.evaluate import EvaluateSettings, evaluate
 from tagmask.jobs.segment import segment
@@ -136,6 +136,7 @@ def check_files(result: AblateResult, out: Path) -> None:
         ("Q", "cdm", [400, 100], "noise_level"),
         ("tau", "cg_cdm", [0.0, 0.9], "tau"),
         ("s", "cg_cdm", [0.0, 5.0], "scale"),
+        ("stride", "ddib", [40, 20], "stride"),
     ],
 )
 def test_settings_that_change_the_walk_have_one_each(
@@ -158,6 +159,12 @@ def test_default_values_fit_the_method(kind: str, method: str, made: Path) -> No
     values = list(ABLATIONS[kind].values(run, method))
     assert len(values) >= 5 and values == sorted(set(values))
     assert sum(len(walk.values) for walk in ABLATIONS[kind].walks(run, method, values, "cpu")) == len(values)
+
+
+@pytest.mark.parametrize(("name", "reach"), [("anofpdm", "forward_steps"), ("ddib", "noise_level")])
+def test_default_strides_leave_two_steps(name: str, reach: str, made: Path) -> None:
+    run = Run.open(made / "run", overrides=[f"methods.{name}.{reach}=60"])
+    assert ABLATIONS["stride"].values(run, name) == [1, 2, 5, 10, 25]
 
 
 def test_default_stages_stay_below_the_noise_level(made: Path) -> None:

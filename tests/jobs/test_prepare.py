@@ -476,6 +476,20 @@ def test_masks_that_were_made_from_tags_are_known_as_such(tmp_path: Path) -> Non
     assert run(tmp_path, rows, **options)[1].masks_read == "train masks"
 
 
+def test_a_picture_tagged_0_needs_no_mask(tmp_path: Path) -> None:
+    rows = pictures(tmp_path)
+    tags = [int(row[2]) for row in rows]
+    for i, tag in enumerate(tags):
+        if tag:
+            picture(tmp_path / "some" / f"i{i}.png", array=np.full((8, 8), 255, np.uint8))
+    summary, prepared = run(tmp_path, rows, supervised=True, masks=tmp_path / "some")
+    assert set(tags) == {0, 1} and not summary.failed
+    assert prepared.masks().any(axis=(1, 2)).tolist() == [tag == 1 for tag in tags]
+    rows[4] = (*rows[4][:2], "", *rows[4][3:])  # without a tag it does
+    summary, _ = run(tmp_path, rows, supervised=True, masks=tmp_path / "some", overwrite=True)
+    assert [problem.case for problem in summary.failed] == ["i4"]
+
+
 def test_where_masks_are_looked_for(tmp_path: Path) -> None:
     rows = pictures(tmp_path)
     array = np.zeros((8, 8), np.uint8)

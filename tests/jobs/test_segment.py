@@ -848,6 +848,8 @@ def test_a_segmenter_has_read_what_its_masks_were_made_from(tmp_path: Path, mask
     if masks_read:
         (run / "environment.json").write_text(json.dumps({**environment, "masks_read": masks_read}))
     scan = picture(tmp_path / "a.png")
-    made = {name: segment(run, [scan], out=tmp_path / name, method=name, tags="none") for name in ("unet", "cdm")}
+    made = {
+        name: segment(run, [scan], out=tmp_path / name, method=name, tags="none") for name in ("unet", "cdm")
+    }
     assert manifest_of(made["unet"])["reads"] == (masks_read or "train masks")
     assert manifest_of(made["cdm"])["reads"] == "tags"

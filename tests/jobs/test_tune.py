@@ -174,9 +174,10 @@ class Toy:
         bright = torch.cat([batch.image.amax(dim=(1, 2, 3)) for batch in batches])
         tags = torch.cat([cast(torch.Tensor, batch.label) for batch in batches])
         assert self.settings.strength == 2.0, "that of the run"
+        start = self.settings.start
         candidates = [{"strength": s, "accuracy": float(s == 0.5)} for s in (0.25, 0.5)]
         chosen = {"strength": 0.5, "peaks": (float(bright[tags == 1].max()), 3.0)}
-        return Choice(chosen, tuple(candidates))
+        return Choice(chosen, tuple(candidates), score=-abs(start - 5))
 
 
 @pytest.fixture
@@ -212,6 +213,30 @@ def test_a_method_may_choose_by_itself(toy: Path, prepared: Path) -> None:
 def test_a_grid_goes_before_the_methods_own_rule(toy: Path) -> None:
     result = tune(toy, method="toy", grid={"strength": [4.0]})
     assert result.best == {"strength": 4.0} and "auc" in result.candidates[0]
+
+
+def test_a_method_chooses_by_itself_under_each_setting_of_a_grid(toy: Path) -> None:
+    result = tune(toy, method="toy", own=True, grid={"start": [1, 6, 4, 9]})
+    assert {key: result.best[key] for key in ("start", "strength")} == {"start": 6, "strength": 0.5}
+    assert [(c["start"], c["strength"]) for c in result.candidates] == [
+        (start, strength) for start in (1, 6, 4, 9) for strength in (0.25, 0.5)
+    ]
+    made: Any = Run.open(toy).method("toy")
+    assert (made.settings.start, made.settings.strength) == (6, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"grid": {"mask.median": [1, 3]}}, "mask.median is not one of them"),
+        ({"grid": {"start": []}}, "nothing to try"),
+        ({"grid": {"stages": [1]}, "method": "cdm"}, "cdm has no rule of its own"),
+    ],
+)
+def test_a_choice_of_its_own_has_its_limits(toy: Path, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        tune(toy, **{"method": "toy", "own": True, **options})
+    assert not list(toy.glob("tune-*")) and not (toy / "tuned.toml").exists()
 
 
 def test_a_choice_that_is_no_setting_is_not_written(toy: Path, monkeypatch: pytest.MonkeyPatch) -> None:

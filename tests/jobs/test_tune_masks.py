@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from tagmask.chosen import VAL_MASKS
 from tagmask.data.prepared import Prepared
 from tagmask.errors import ConfigError, InputError, RunError
 from tagmask.jobs.evaluate import evaluate
@@ -17,8 +19,8 @@ from tagmask.jobs.prepare import prepare
 from tagmask.jobs.segment import segment
 from tagmask.jobs.tune import tune
 from tagmask.jobs.tune_masks import tune_masks
-from tagmask.masks import MaskSettings
-from tagmask.runs import VAL_MASKS, Run
+from tagmask.masks import MaskSettings, binarise
+from tagmask.runs import Run
 from tagmask.scoring.thresholds import best_threshold
 from tagmask.types import Batch, Prediction
 from tests.random_run import SLICES, TRAINING, write_run
@@ -153,6 +155,28 @@ def test_the_methods_that_rebuild_are_tuned_by_tags_and_by_masks(
     assert len(by_masks.candidates) == 2 and Run.open(run, val_masks=name).method(name)
 
 
+def test_rules_of_shares_are_tried_beside_a_fixed_threshold(
+    run: Path, supervised: Path, shaded: None
+) -> None:
+    result = tune_masks(run, masks=supervised, grid={"mask.rule": ["peak", "quantile", "fixed"]})
+    assert [c["mask.rule"] for c in result.candidates] == ["peak", "quantile", "fixed"]
+    data = Prepared.open(supervised)
+    batch = data.batch(rows := data.split_indices("val"))
+    scores = {}
+    for rule in ("peak", "quantile"):
+        for share in (0.05, 0.5, 0.95):
+            mask = replace(Run.open(run).experiment.mask_of("cdm"), rule=rule, value=share)  # type: ignore[arg-type]
+            found = binarise(batch.image, batch.image, mask).mask[:, 0].numpy()
+            truth = np.asarray(data.masks()[rows]) > 0
+            sums = found.sum(axis=(1, 2)) + truth.sum(axis=(1, 2))
+            dices = (2 * (found & truth).sum(axis=(1, 2)) + 1e-5) / (sums + 1e-5)
+            scores[rule, share] = float(dices.mean())
+        ours = next(float(c["dice"]) for c in result.candidates if c["mask.rule"] == rule)
+        assert ours >= max(v for (r, _), v in scores.items() if r == rule) - 1e-6
+    chosen = Run.open(run, val_masks="cdm").experiment.mask_of("cdm")
+    assert (chosen.rule, chosen.value) == (result.best["mask.rule"], result.best["mask.value"])
+
+
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
@@ -161,7 +185,7 @@ def test_the_methods_that_rebuild_are_tuned_by_tags_and_by_masks(
         ({"limit": 0}, ConfigError, "limit = 0"),
         ({"grid": {"stage": [1]}}, ConfigError, "Did you mean stages"),
         ({"grid": {"mask.medain": [1]}}, ConfigError, "Did you mean median"),
-        ({"grid": {"mask.rule": ["otsu"]}}, ConfigError, "one fixed threshold"),
+        ({"grid": {"mask.rule": ["otsu"]}}, ConfigError, "has no value to be chosen"),
         ({"grid": {"mask.value": []}}, ConfigError, "finite numbers"),
         ({"split": "train"}, InputError, "trained on 6 patients of the train split, such as train0"),
         ({"device": "gpu"}, ConfigError, "'gpu' cannot be used"),

@@ -60,6 +60,25 @@ def test_noise_is_drawn_for_each_slice_and_step() -> None:
         assert not torch.allclose(made.reconstruct(batch, 4), whole, atol=1e-2)
 
 
+def test_steps_are_left_out_with_a_stride() -> None:
+    world = sharp()
+    batch = slices(world)
+    asked: list[int] = []
+    whole = method(world, noise_level=100).predict(batch).score_map
+
+    class Counted(type(world)):  # type: ignore[misc]
+        def __call__(self, x: Tensor, t: int, e: Tensor) -> Tensor:
+            asked.append(t)
+            return super().__call__(x, t, e)
+
+    world.__class__ = Counted
+    strided = method(world, noise_level=100, stride=25).predict(batch).score_map
+    assert asked == [100, 75, 50, 25]
+    inside = world.lesion.bool().expand(3, -1, -1, -1)
+    assert float((strided[inside].mean() - whole[inside].mean()).abs()) < 0.1
+    assert float(strided[~inside].max()) < 0.05
+
+
 @pytest.mark.parametrize("noise", ["gaussian", "simplex"])
 @pytest.mark.parametrize("back", [None, "gaussian", "simplex"])
 def test_the_kind_of_noise_on_the_way_up_and_down(noise: str, back: str | None) -> None:
@@ -71,7 +90,7 @@ def test_the_kind_of_noise_on_the_way_up_and_down(noise: str, back: str | None) 
 
     x = schedule.add_noise(batch.image, 3, draw(noise, 3, 0))
     for t in (3, 2):
-        x = schedule.ddpm(x, world(x, t, e), t, draw(back or noise, t, t))
+        x = schedule.ddpm(x, world(x, t, e), t, t - 1, draw(back or noise, t, t))
     expected = schedule.clean(x, 1, world(x, 1, e))  # the last step adds none
     found = method(world, noise_level=3, noise=noise, reverse_noise=back).reconstruct(batch, 7)
     assert torch.allclose(found, expected, atol=1e-5)
@@ -95,7 +114,13 @@ def test_channels_are_averaged_or_left_out() -> None:
 
 
 @pytest.mark.parametrize(
-    ("settings", "message"), [({"noise_level": 0}, "noise_level = 0"), ({"modalities": ()}, "modalities")]
+    ("settings", "message"),
+    [
+        ({"noise_level": 0}, "noise_level = 0"),
+        ({"stride": 0}, "stride = 0"),
+        ({"stride": 251}, "stride = 251"),
+        ({"modalities": ()}, "modalities"),
+    ],
 )
 def test_settings_out_of_range_are_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):

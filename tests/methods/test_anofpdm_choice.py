@@ -61,6 +61,7 @@ def test_tags_choose_strength_threshold_and_largest_divergence() -> None:
         set(found.settings) == {"guidance", "healthy_threshold", "m_max"}
         and found.settings["guidance"] == 2.0
     )
+    assert found.score == 1.0
     chosen = replace(made, settings=replace(made.settings, **found.settings))
     peaks = []
     for batch in batches(LEVELS, TAGS):

@@ -74,7 +74,7 @@ def test_a_denoiser_that_knows_no_missing_tag_is_refused() -> None:
 def test_a_run_that_hid_no_tag_in_training_is_refused(tmp_path: Path) -> None:
     path = write_run(tmp_path / "run")
     table = read_toml(path / "experiment.toml")
-    table["train"]["denoiser"]["label_dropout"] = 0.0
+    table["train"] = {"denoiser": {"label_dropout": 0.0}}
     match = r"\[train\.denoiser\]: anofpdm asks the denoiser without a tag.* label_dropout = 0\.1"
     table["denoiser"] = {"size": 16}
     with pytest.raises(ConfigError, match=match):  # before a training begins

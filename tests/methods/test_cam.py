@@ -29,13 +29,18 @@ from tagmask.methods.cam import (
 from tagmask.networks.cnn import CNN, CNNSettings
 from tagmask.runs import Run
 from tagmask.types import Batch
-from tests.contract.test_every_method import batch_of
+from tests.contract import test_every_method as contract
 from tests.random_run import network, write_run
 
 KINDS: tuple[Kind, ...] = ("grad_cam", "grad_cam_pp", "score_cam", "layer_cam")
 # 2 x 2 maps of two channels, and a gradient for each place.
 A = torch.tensor([[[[1.0, 2.0], [3.0, 4.0]], [[0.0, 1.0], [0.0, 1.0]]]])
 G = torch.tensor([[[[1.0, 0.0], [-1.0, 2.0]], [[1.0, 1.0], [1.0, 1.0]]]])
+
+
+def batch_of(count: int) -> Batch:
+    """Slices as the contract suite has them."""
+    return contract.batch_of("grad_cam", count)
 
 
 class Detectors(nn.Module):

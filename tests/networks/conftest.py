@@ -8,6 +8,9 @@ import pytest
 import torch
 from torch import nn
 
+from tagmask.networks.adm import PUBLISHED
+from tagmask.networks.denoiser import Denoiser
+
 
 @pytest.fixture(autouse=True)
 def _same_draws_every_time() -> None:
@@ -25,3 +28,10 @@ def randomise() -> Callable[[nn.Module], nn.Module]:
         return module.eval()
 
     return fill
+
+
+@pytest.fixture(scope="session")
+def imagenet() -> Denoiser:
+    """The published network of 552.8 M parameters, without memory for them. Read only."""
+    with torch.device("meta"):
+        return Denoiser(PUBLISHED["imagenet-256"]).eval()

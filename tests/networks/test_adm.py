@@ -11,8 +11,9 @@ from torch import Tensor
 from tagmask.errors import ConfigError, RunError
 from tagmask.networks.adm import adm_to_classifier, adm_to_denoiser
 from tagmask.networks.classifier import ClassifierSettings
-from tagmask.networks.denoiser import DenoiserSettings
+from tagmask.networks.denoiser import Denoiser, DenoiserSettings
 from tagmask.networks.weights import read_tensors
+from tests.networks.adm_state import published_state
 
 BACKBONE = {"size": 32, "attention": (1, 2), "head_channels": 16}
 PLAIN = DenoiserSettings(widths=(32, 32, 64), null_row=False, resample_blocks=False, **BACKBONE)
@@ -108,3 +109,28 @@ def test_a_null_row_cannot_be_made_up(shared: Path) -> None:
         adm_to_denoiser(state, unconditional)
     with pytest.raises(ConfigError, match='conditioning = "add"'):
         adm_to_denoiser(state, DenoiserSettings(widths=(32, 32, 64), conditioning="attention", **BACKBONE))
+
+
+def test_the_published_network_of_imagenet_has_552_814_086_parameters_in_these_keys(
+    imagenet: Denoiser,
+) -> None:
+    state = published_state(imagenet)
+    assert (
+        sum(p.numel() for p in imagenet.parameters()) == sum(t.numel() for t in state.values()) == 552_814_086
+    )
+    shapes = {
+        "time_embed.0.weight": (1024, 256),
+        "input_blocks.0.0.weight": (256, 3, 3, 3),
+        "input_blocks.3.0.in_layers.2.weight": (256, 256, 3, 3),  # a change of resolution
+        "input_blocks.10.1.qkv.weight": (1536, 512, 1),  # the first that attends, at 32 px
+        "input_blocks.17.1.qkv.weight": (3072, 1024, 1),
+        "middle_block.1.proj_out.weight": (1024, 1024, 1),
+        "output_blocks.2.2.in_layers.2.weight": (1024, 1024, 3, 3),
+        "output_blocks.8.1.qkv.bias": (1536,),  # the last that attends
+        "output_blocks.17.0.skip_connection.weight": (256, 512, 1, 1),
+        "out.2.weight": (6, 256, 3, 3),
+    }
+    assert {name: tuple(state[name].shape) for name in shapes} == shapes
+    attending = {name.split(".qkv")[0] for name in state if ".qkv." in name}
+    assert len(attending) == 2 + 2 + 2 + 1 + 3 + 3 + 3
+    assert not any(name.startswith(("label_emb", "input_blocks.18", "output_blocks.18")) for name in state)

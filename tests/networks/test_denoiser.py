@@ -11,7 +11,7 @@ import torch.nn.functional as F
 
 from tagmask.config import build, plain
 from tagmask.errors import ConfigError
-from tagmask.networks.adm import adm_to_denoiser
+from tagmask.networks.adm import PUBLISHED, adm_to_denoiser
 from tagmask.networks.denoiser import Denoiser, DenoiserSettings
 from tagmask.networks.weights import read_tensors
 
@@ -46,16 +46,7 @@ ANOFPDM = DenoiserSettings(
     resample_blocks=False,
     conditioning="attention",
 )
-ADM_256 = DenoiserSettings(
-    size=256,
-    channels=3,
-    widths=(256, 256, 512, 512, 1024, 1024),
-    blocks=2,
-    attention=(3, 4, 5),
-    head_channels=64,
-    learn_sigma=True,
-    classes=0,
-)
+ADM_256 = PUBLISHED["imagenet-256"]
 
 
 @pytest.mark.parametrize(

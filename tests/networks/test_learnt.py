@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from tagmask.errors import ConfigError, InputError
-from tagmask.experiment import DataSettings, Experiment, TrainPlan, TrainSettings
+from tagmask.experiment import DataSettings, Experiment
 from tagmask.networks.denoiser import DenoiserSettings
 from tagmask.networks.learnt import Learnt, tagged
+from tagmask.plan import TrainPlan, TrainSettings
 from tagmask.runs import Run
 from tests.random_run import ALL, write_run
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import torch
 from tagmask.errors import ConfigError
 from tagmask.masks import MaskSettings, binarise
 from tagmask.metrics import counts, dice
-from tagmask.scoring.thresholds import CANDIDATES, best_threshold
+from tagmask.scoring.thresholds import CANDIDATES, SHARES, best_threshold
 
 SIDE = 24
 IMAGE = torch.zeros(6, 1, SIDE, SIDE)
@@ -43,7 +44,7 @@ def test_the_candidates_are_the_papers() -> None:
         MaskSettings(median=3),
         MaskSettings(min_area=9),
         MaskSettings(keep_largest=True, min_area=3, median=3),
-        MaskSettings(rule="quantile", value=0.9),  # takes the place of any rule
+        MaskSettings(rule="otsu"),  # a fixed threshold takes the place of a rule without a value
     ],
 )
 def test_every_threshold_is_judged_as_it_would_be_used(settings: MaskSettings) -> None:
@@ -55,6 +56,18 @@ def test_every_threshold_is_judged_as_it_would_be_used(settings: MaskSettings) -
     expected = [by_hand(maps, truth, settings, value) for value in candidates]
     assert np.allclose([mean for _, mean in found.tried], expected)
     assert (found.value, found.dice) == (candidates[int(np.argmax(expected))], pytest.approx(max(expected)))
+
+
+@pytest.mark.parametrize("rule", ["peak", "quantile"])
+def test_shares_are_judged_as_they_would_be_used(rule: Any) -> None:
+    maps, truth = squares()
+    settings = MaskSettings(rule=rule, value=0.5, median=3, keep_largest=True)
+    found = best_threshold(maps, IMAGE, truth, settings, SHARES)
+    for share, mean in found.tried:
+        masks = binarise(maps, IMAGE, replace(settings, value=share)).mask[:, 0].numpy()
+        expected = [dice(*counts(m, t)[:3]) for m, t in zip(masks, truth, strict=True)]
+        assert mean == pytest.approx(float(np.mean(expected)))
+    assert found.dice == max(mean for _, mean in found.tried)
 
 
 def test_the_best_lies_between_target_and_rest() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from tagmask.ablations import anofpdm, cdm, steps
+from tagmask.ablations import anofpdm, cdm, steps, stride
 from tagmask.ablations.kinds import Ablation
 
 __all__ = ["ABLATIONS"]
@@ -15,6 +15,7 @@ ABLATIONS: Mapping[str, Ablation] = {
     "tau": cdm.TAU,
     "s": cdm.SCALE,
     "steps": steps.STEPS,
+    "stride": stride.STRIDE,
     "w": anofpdm.GUIDANCE,
     "end": anofpdm.END,
     "threshold": anofpdm.THRESHOLD,

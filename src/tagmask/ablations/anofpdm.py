@@ -26,8 +26,8 @@ from tagmask.ablations.kinds import (
     sweep_lines,
     sweep_table,
 )
+from tagmask.charts import sweep
 from tagmask.errors import ConfigError
-from tagmask.figures import sweep
 from tagmask.methods.anofpdm import AnoFPDM
 from tagmask.methods.anofpdm_passage import Passage
 from tagmask.runs import Run

@@ -9,9 +9,8 @@ from typing import NamedTuple
 import numpy as np
 
 from tagmask.ablations.kinds import Drawing, Scored, Value
-from tagmask.charts import bands, cloud, panel
+from tagmask.charts import SweepLine, bands, cloud, panel
 from tagmask.errors import InputError
-from tagmask.figures import SweepLine
 
 __all__ = ["SamSlice", "draw_curves", "draw_sam", "draw_size"]
 

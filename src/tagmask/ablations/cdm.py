@@ -12,7 +12,7 @@ from functools import partial
 
 import torch
 
-from tagmask.ablations.kinds import Ablation, Value, Walk, Walks, alone, draw_sweep
+from tagmask.ablations.kinds import Ablation, Value, Walk, draw_sweep, one_walk_a_value
 from tagmask.diffusion.noise import gaussian
 from tagmask.methods.cdm import CDM
 from tagmask.runs import Run
@@ -27,17 +27,6 @@ def _method(run: Run, name: str, device: str, **changes: Value) -> CDM:
     method = run.method(name, device=device, **changes)
     assert isinstance(method, CDM)
     return method
-
-
-def _one_walk_a_value(setting: str) -> Walks:
-    """Give the walks of a setting that changes the walk."""
-
-    def walks(run: Run, name: str, values: Sequence[Value], device: str) -> Iterator[Walk]:
-        methods = [_method(run, name, device, **{setting: value}) for value in values]
-        for value, method in zip(values, methods, strict=True):
-            yield Walk(run, (value,), (method.settings,), alone(method))
-
-    return walks
 
 
 def _all_stages(run: Run, name: str, values: Sequence[Value], device: str) -> Iterator[Walk]:
@@ -73,19 +62,19 @@ def _fixed(*values: Value) -> Callable[[Run, str], Sequence[Value]]:
     return lambda run, name: values
 
 
-NOISE_LEVEL = Ablation("noise level Q (steps)", _BOTH, _levels, _one_walk_a_value("noise_level"), draw_sweep)
+NOISE_LEVEL = Ablation("noise level Q (steps)", _BOTH, _levels, one_walk_a_value("noise_level"), draw_sweep)
 STAGES = Ablation("stages R", _BOTH, _stages, _all_stages, partial(draw_sweep, log=True))
 TAU = Ablation(
     "moving weight τ",
     _BOTH,
     _fixed(0.0, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99),
-    _one_walk_a_value("tau"),
+    one_walk_a_value("tau"),
     draw_sweep,
 )
 SCALE = Ablation(
     "gradient scale s",
     ("cg_cdm",),
     _fixed(0.0, 1.0, 10.0, 50.0, 100.0, 200.0, 500.0),
-    _one_walk_a_value("scale"),
+    one_walk_a_value("scale"),
     partial(draw_sweep, log=True),
 )

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from tagmask.figures import SweepLine, sweep
+from tagmask.charts import SweepLine, sweep
 from tagmask.runs import Run
 from tagmask.scoring.scoreboard import combine
 from tagmask.types import Batch, Method, Prediction
@@ -21,7 +21,7 @@ from tagmask.types import Batch, Method, Prediction
 __all__ = [
     "CSV_COLUMNS",
     *("Ablation", "Drawing", "Scored", "Seen", "Value", "Walk", "Walks"),
-    *("alone", "draw_sweep", "sweep_lines", "sweep_table"),
+    *("alone", "draw_sweep", "one_walk_a_value", "sweep_lines", "sweep_table"),
 ]
 
 Value = float | int
@@ -103,6 +103,17 @@ def alone(method: Method) -> Callable[[Batch, int], Sequence[Prediction]]:
 
 Walks = Callable[[Run, str, Sequence[Value], str], Iterator[Walk]]
 """(run, method, values, device) -> walks. Every value is checked before the first walk is given."""
+
+
+def one_walk_a_value(setting: str) -> Walks:
+    """Give the walks of a method's setting that changes the walk itself."""
+
+    def walks(run: Run, name: str, values: Sequence[Value], device: str) -> Iterator[Walk]:
+        methods = [run.method(name, device=device, **{setting: value}) for value in values]
+        for value, method in zip(values, methods, strict=True):
+            yield Walk(run, (value,), (run.settings(name, **{setting: value}),), alone(method))
+
+    return walks
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from tagmask import __version__
-from tagmask.cli import comparing, results, training
+from tagmask.cli import comparing, importing, results, training
 from tagmask.cli.console import Log, explain, say
 
 __all__ = ["app", "main"]
@@ -39,6 +39,7 @@ app = typer.Typer(
 app.add_typer(training.app)
 app.add_typer(results.app)
 app.add_typer(comparing.app)
+app.add_typer(importing.app)
 
 
 def _print_version(wanted: bool) -> None:

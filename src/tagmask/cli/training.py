@@ -174,7 +174,7 @@ def train(
     ] = None,
     overrides: Override = None,
     only: Annotated[
-        str | None, typer.Option(help="Train this network alone: denoiser, classifier, segmenter or cnn.")
+        str | None, typer.Option(help="Train this network alone, by the name of its table, as denoiser.")
     ] = None,
 ) -> None:
     """Train the networks of an experiment, or go on where a stopped training was.
@@ -207,9 +207,10 @@ def tune(
         ),
     ] = None,
     criterion: Annotated[
-        Literal["auc", "dice"],
+        Literal["auc", "own", "dice"],
         typer.Option(
-            help="auc: tags decide. dice: masks decide, and one threshold for all slices is chosen."
+            help="auc: tags decide. own: they decide as the method's paper says, under each setting of a grid. "
+            "dice: masks decide, and one threshold for all slices is chosen."
         ),
     ] = "auc",
     masks: Annotated[
@@ -240,7 +241,7 @@ def tune(
             f"criterion = {criterion} and {'no ' if masks is None else ''}masks.",
             repair="Give --criterion dice and --masks PREPARED together, or neither.",
         )
-    job: Any = by_tags if masks is None else partial(by_masks, masks=masks)
+    job: Any = partial(by_tags, own=criterion == "own") if masks is None else partial(by_masks, masks=masks)
     with counter("tuning") as report:
         result = job(
             run,

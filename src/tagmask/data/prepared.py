@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypedDict
@@ -28,7 +28,7 @@ from tagmask.config import build
 from tagmask.data.sources import TRAIN_MASKS, sha256
 from tagmask.errors import InputError, TagmaskError
 from tagmask.slices import SliceSettings
-from tagmask.types import Batch
+from tagmask.types import Batch, TextTokens
 
 __all__ = ["COLUMNS", "FORMAT", "TEXT_COLUMNS", "VERSION", "IndexRow", "Prepared"]
 
@@ -199,13 +199,22 @@ class Prepared:
                 f"The masks are damaged: {error}.", where=path, repair="Prepare the data again."
             ) from error
 
-    def batch(self, indices: Sequence[int] | np.ndarray) -> Batch:
+    def batch(
+        self,
+        indices: Sequence[int] | np.ndarray,
+        encode: Callable[[Sequence[str | None]], TextTokens] | None = None,
+    ) -> Batch:
         """Read slices by their places in `images`.
+
+        Parameters
+        ----------
+        encode
+            What makes tokens of sentences, for methods that read them.
 
         Returns
         -------
         Batch
-            Ids are "study/slice". It has labels where all of the slices have a tag.
+            Ids are "study/slice". It has labels where all of the slices have a tag, text where it is encoded.
         """
         places = np.asarray(indices, dtype=np.int64)
         rows = [self.index[i] for i in places.tolist()]
@@ -214,6 +223,7 @@ class Prepared:
             image=torch.from_numpy(np.array(self.images[places])),
             ids=tuple(f"{row['study']}/{row['slice']}" for row in rows),
             label=torch.from_numpy(labels) if (labels >= 0).all() else None,
+            text=None if encode is None else encode([self.texts[i] for i in places]),
         )
 
 

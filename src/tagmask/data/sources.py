@@ -18,7 +18,7 @@ TRAIN_MASKS = "train masks"
 _MASK_SUFFIXES = (".nii.gz", ".nii", ".png", ".tif", ".tiff")
 
 
-def mask_paths(studies: Mapping[str, list[Case]], root: Path | None) -> dict[str, Path | InputError]:
+def mask_paths(studies: Mapping[str, list[Case]], root: Path | None) -> dict[str, Path | InputError | None]:
     """Find the mask of each study: that of the table, else one under the image's name. Nothing is opened.
 
     Parameters
@@ -32,13 +32,16 @@ def mask_paths(studies: Mapping[str, list[Case]], root: Path | None) -> dict[str
     Returns
     -------
     dict
-        The path by study, or what is wrong: no mask, or one that would serve two images.
+        The path by study; None where there is no mask and none is needed, since every row is tagged 0; or what is
+        wrong: no mask, or one that would serve two images.
     """
-    found: dict[str, Path | InputError] = {}
+    found: dict[str, Path | InputError | None] = {}
     used: dict[Path, str] = {}
     for study, rows in studies.items():
         path = rows[0].mask or _beside(rows[0], root)
-        if path is None:
+        if path is None and all(row.label == 0 for row in rows):
+            found[study] = None
+        elif path is None:
             found[study] = InputError(
                 "No mask was found.",
                 where=rows[0].where,

@@ -131,13 +131,14 @@ class NoiseSchedule:
         """
         return self.add_noise(self.clean(x, t, eps), s, eps)
 
-    def ddpm(self, x: Tensor, eps: Tensor, t: int, noise: Tensor) -> Tensor:
-        """Draw x_{t-1} from the reverse process with variance β_t (Ho et al. 2020, Alg. 2); t >= 1.
+    def ddpm(self, x: Tensor, eps: Tensor, t: int, s: int, noise: Tensor) -> Tensor:
+        """Draw x_s, s < t, from the reverse process that visits s and t, with the larger of its variances.
 
-        At t = 1 no noise is added, as in the algorithm.
+        With s = t - 1 that is β_t (Ho et al. 2020, Alg. 2), with steps left out 1 - ᾱ_t / ᾱ_s (Nichol & Dhariwal
+        2021, Sect. 4). Towards s = 0 no noise is added, as in the algorithm.
         """
-        a, before = self.alpha_bar[t], self.alpha_bar[t - 1]
+        a, before = self.alpha_bar[t], self.alpha_bar[s]
         beta = 1 - a / before
         x0 = self.clean(x, t, eps)
         mean = beta * before.sqrt() / (1 - a) * x0 + (1 - before) * (1 - beta).sqrt() / (1 - a) * x
-        return (mean + beta.sqrt() * noise if t > 1 else mean).to(x)
+        return (mean + beta.sqrt() * noise if s > 0 else mean).to(x)

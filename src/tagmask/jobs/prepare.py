@@ -86,6 +86,7 @@ def prepare(
         Where masks lie if the table does not name them: MASKS/<split>/<name of the image>, or without
         <split>; by default the folder `masks` beside the table or its split folder. Masks made by
         `tagmask segment` count as what that method read: who learns from masks made of tags has seen tags alone.
+        An image whose every row is tagged 0 needs none: its mask is empty.
     mask_labels
         Values of a mask that count; None is every value above 0.
     val_fraction, test_fraction, seed
@@ -199,12 +200,12 @@ class _Reader:
     ranges
         First and last slice number of each patient's pictures.
     masks
-        The mask of each study, or what is wrong with it; None: no mask is opened.
+        The mask of each study, None for an empty one, or what is wrong with it; None: no mask is opened.
     """
 
     settings: SliceSettings
     ranges: Mapping[str, tuple[int, int]]
-    masks: Mapping[str, Path | InputError] | None
+    masks: Mapping[str, Path | InputError | None] | None
     mask_labels: tuple[int, ...] | None
 
     def read(self, rows: list[Case]) -> PreparedCase | Problem:
@@ -230,10 +231,12 @@ class _Reader:
             path = self.masks[study.id]
             if isinstance(path, InputError):
                 raise path
-            volume = self._mask(path, study)
-            mask = split_map(volume, grid, list(wanted)) >= 0.5
-            sources[str(path)] = sha256(path)
-            warnings += tag_doubts(volume, grid, wanted, path)
+            mask = np.zeros(slices.image[:, 0].shape, dtype=bool)  # what a tag of 0 says
+            if path is not None:
+                volume = self._mask(path, study)
+                mask = split_map(volume, grid, list(wanted)) >= 0.5
+                sources[str(path)] = sha256(path)
+                warnings += tag_doubts(volume, grid, wanted, path)
         return PreparedCase(
             study=study.id,
             rows=[self._row(case, index, study, grid) for index, case in wanted.items()],

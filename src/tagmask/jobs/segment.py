@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 from tagmask.config import plain
 from tagmask.data.table import Case, read_inputs
@@ -132,7 +132,7 @@ def segment(
     job = Workbench(
         method=run.method(name, device=device),
         classifier=run.networks.classifier,
-        channels=getattr(run.networks, run.needs(name)[0]).settings.channels,
+        channels=cast(Any, run.networks.get(run.needs(name)[0])).settings.channels,
         settings=run.slices,
         mask=run.experiment.mask_of(name),
         seed=seed,
@@ -140,6 +140,7 @@ def segment(
         device=device,
         pace=Pace(batch, settled=True) if batch else Pace(),
         out=out,
+        reader=run.text_reader(name),
     )
     if job.classifier is not None:
         job.classifier.to(device)

@@ -10,8 +10,10 @@ from pathlib import Path
 
 from tagmask.data.prepared import Prepared
 from tagmask.errors import ConfigError
-from tagmask.experiment import NETWORKS, Experiment, TrainSettings, load_experiment
+from tagmask.experiment import Experiment, load_experiment
 from tagmask.methods import settings_of
+from tagmask.networks.kinds import NETWORKS
+from tagmask.plan import TrainSettings
 from tagmask.runs import Run
 from tagmask.training.progress import Progress
 from tagmask.training.trainer import Trainer, processes

@@ -29,6 +29,7 @@ from tagmask.masks import binarise, separation
 from tagmask.methods import METHODS, settings_of
 from tagmask.metrics import auc
 from tagmask.runs import Run
+from tagmask.text import TextEncoder
 from tagmask.types import Batch
 
 __all__ = ["TuneResult", "tune"]
@@ -76,6 +77,7 @@ def tune(
     run: Run | Path | str,
     *,
     grid: Mapping[str, Sequence[Any]] | None = None,
+    own: bool = False,
     method: str | None = None,
     overrides: Sequence[str] = (),
     split: str = "val",
@@ -95,6 +97,9 @@ def tune(
         Setting -> values, for instance {"noise_level": [50, 100, 200], "mask.median": [1, 5]}: settings of the
         method by their names, those of its masks behind "mask.", which end in `[methods.METHOD.mask]`.
         Every combination is tried. Without a grid the method chooses by itself, if its paper says how.
+    own
+        With a grid: let the method choose by itself under each of its combinations, and keep the choice that
+        it finds best (`Choice.score`).
     limit
         Look at this many slices of either tag at most, drawn with `seed`.
     split
@@ -117,21 +122,23 @@ def tune(
     run = Run.of(run, overrides=overrides)
     name = run.method_name(method)
     choose = METHODS[name].choose
-    if not all(grid.values()) if grid else choose is None:
-        own = "" if grid else f", and {name} has no rule of its own"
+    itself = own or not grid
+    if not all((grid or {}).values()) or (itself and choose is None):
+        why = f", and {name} has no rule of its own" if itself and choose is None else ""
         raise ConfigError(
-            f"there is nothing to try{own}.", repair='Give for instance --grid "noise_level=[50, 100, 200]".'
+            f"there is nothing to try{why}.", repair='Give for instance --grid "noise_level=[50, 100, 200]".'
         )
     prepared = Prepared.open(run.experiment.data.prepared)
-    slices = _Slices(prepared, _rows(prepared, split, limit, seed), device)
-    if grid:
-        candidates = _try(run, name, grid, slices, seed, report)
+    reader = run.text_reader(name)
+    slices = _Slices(
+        prepared, _rows(prepared, split, limit, seed), device, reader.encoder if reader else None
+    )
+    if not itself:
+        candidates = _try(run, name, grid or {}, slices, seed, report)
         best = dict(candidates[int(np.argmax([c["auc"] for c in candidates]))])
         del best["auc"]
     else:
-        assert choose is not None
-        choice = choose(run.method(name, device=device), replace(slices, report=report))
-        candidates, best = [dict(c) for c in choice.candidates], dict(choice.settings)
+        candidates, best = _own(run, name, grid or {}, replace(slices, report=report))
     result = TuneResult(name, tuple(candidates), best, len(slices.rows))
     _write(run, result, split)
     return result
@@ -144,14 +151,38 @@ class _Slices:
     prepared: Prepared
     rows: np.ndarray
     device: str
+    encode: TextEncoder | None = None
     report: Callable[[int, int], None] = lambda done, total: None
 
     def __iter__(self) -> Iterator[Batch]:
         done = 0
         for places in np.array_split(self.rows, max(1, len(self.rows) // BATCH)):
-            yield self.prepared.batch(places).to(self.device)
+            yield self.prepared.batch(places, self.encode).to(self.device)
             done += len(places)
             self.report(done, len(self.rows))
+
+
+def _own(
+    run: Run, name: str, grid: Mapping[str, Sequence[Any]], slices: _Slices
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Let the method choose by itself under every combination of a grid; the first of the best choices is kept."""
+    if masks := [key for key in grid if key.startswith("mask.")]:
+        raise ConfigError(
+            f"{name} chooses by itself from its own settings, and {masks[0]} is not one of them.",
+            repair="Leave it out, or let the clarity of the masks decide.",
+        )
+    choose = METHODS[name].choose
+    assert choose is not None
+    under = combinations(grid, masks=False)
+    makers = [run.method(name, device=slices.device, **settings) for settings in under]
+    choices = [choose(maker, slices) for maker in makers]
+    candidates = [
+        {**settings, **record}
+        for settings, choice in zip(under, choices, strict=True)
+        for record in choice.candidates
+    ]
+    best = int(np.argmax([choice.score for choice in choices]))
+    return candidates, {**under[best], **choices[best].settings}
 
 
 def _try(

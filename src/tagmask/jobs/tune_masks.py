@@ -17,19 +17,22 @@ import torch
 from torch import Tensor
 
 from tagmask.candidates import combinations, mask_part
+from tagmask.chosen import VAL_MASKS
 from tagmask.config import plain, read_toml, write_toml
 from tagmask.data.prepared import Prepared
 from tagmask.errors import ConfigError, InputError
 from tagmask.io import atomic_write
 from tagmask.machine import device_of
 from tagmask.masks import MaskSettings
-from tagmask.runs import VAL_MASKS, Run
-from tagmask.scoring.thresholds import CANDIDATES, best_threshold
+from tagmask.runs import Run
+from tagmask.scoring.thresholds import CANDIDATES, SHARES, best_threshold
+from tagmask.text import TextEncoder
 from tagmask.types import Method
 
 __all__ = ["MaskTuneResult", "tune_masks"]
 
 BATCH = 16
+_VALUED = ("fixed", "peak", "quantile")
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,7 @@ class MaskTuneResult:
     slices
         Validation slices looked at.
     thresholds
-        The thresholds tried.
+        The values of the chosen rule that were tried.
     """
 
     method: str
@@ -94,7 +97,8 @@ def tune_masks(
         A folder prepared supervised, of the slices that the run was trained for. Slices with and without
         target count alike, and no tag keeps a mask empty.
     grid
-        As `tagmask.jobs.tune`. "mask.value" lists thresholds in the unit of the maps; 0.01 to 0.69 without it.
+        As `tagmask.jobs.tune`. "mask.value" lists what is tried: fixed thresholds in the unit of the maps, 0.01 to
+        0.69 without it. With "mask.rule" in the grid, "peak" or "quantile", it lists shares, 0.05 to 0.95 without it.
     split
         "val"; "test" is refused, since nothing is chosen on a test split.
     limit
@@ -111,8 +115,12 @@ def tune_masks(
         raise ConfigError("settings cannot be chosen on the test split.", repair="Use the val split.")
     if limit is not None and limit < 1:
         raise ConfigError(f"limit = {limit} is not allowed.", repair="Use 1 or more, or leave it out.")
-    if grid and "mask.rule" in grid:
-        raise ConfigError("mask.rule cannot be tried: the rule is one fixed threshold.", where="--grid")
+    if wrong := [rule for rule in (grid or {}).get("mask.rule", ()) if rule not in _VALUED]:
+        raise ConfigError(
+            f"mask.rule = {wrong[0]!r} cannot be tried: it has no value to be chosen.",
+            where="--grid",
+            repair=f"Try {', '.join(_VALUED)}.",
+        )
     device = device_of(device)
     run = Run.of(run, overrides=overrides)
     name = run.method_name(method)
@@ -124,28 +132,35 @@ def tune_masks(
     image, truth = data.batch(rows).image, np.asarray(data.masks()[rows])
 
     axes = dict(grid or {})
-    thresholds = axes.pop("mask.value", CANDIDATES)
+    thresholds = axes.pop("mask.value", None)
     for_method, for_mask = (combinations(axes, masks=part) for part in (False, True))
     makers = [run.method(name, device=device, **settings) for settings in for_method]
-    rules = [_mask(run, name, settings, 0.0) for settings in for_mask]  # everything is refused before working
+    rules = [_mask(run, name, settings) for settings in for_mask]  # everything is refused before working
+    reader = run.text_reader(name)
+    usual = [CANDIDATES if rule.rule == "fixed" else SHARES for rule in rules]
+    tried = usual if thresholds is None else [thresholds] * len(rules)
     candidates: list[dict[str, Any]] = []
     for settings, candidate in zip(for_method, makers, strict=True):
-        score_map = _maps(candidate, data, rows, seed, device)
-        for mask, rule in zip(for_mask, rules, strict=True):
-            found = best_threshold(score_map, image, truth, rule, thresholds)
+        score_map = _maps(candidate, data, rows, seed, device, reader.encoder if reader else None)
+        for mask, rule, values in zip(for_mask, rules, tried, strict=True):
+            found = best_threshold(score_map, image, truth, rule, values)
             candidates.append({**settings, **mask, "mask.value": found.value, "dice": round(found.dice, 6)})
         report(len(candidates), len(for_method) * len(for_mask))
     best = dict(max(candidates, key=lambda c: float(c["dice"])))
     del best["dice"]
-    result = MaskTuneResult(name, tuple(candidates), best, len(rows), tuple(map(float, thresholds)))
+    place = for_mask.index({key: value for key, value in best.items() if key in for_mask[0]})
+    result = MaskTuneResult(name, tuple(candidates), best, len(rows), tuple(map(float, tried[place])))
     _write(run, result, split)
     return result
 
 
-def _maps(method: Method, data: Prepared, rows: np.ndarray, seed: int, device: str) -> Tensor:
+def _maps(
+    method: Method, data: Prepared, rows: np.ndarray, seed: int, device: str, encode: TextEncoder | None
+) -> Tensor:
     """Score maps (N, 1, S, S) float32 of all slices, on the CPU."""
     parts = np.array_split(rows, -(-len(rows) // BATCH))
-    return torch.cat([method.predict(data.batch(part).to(device), seed).score_map.cpu() for part in parts])
+    batches = (data.batch(part, encode).to(device) for part in parts)
+    return torch.cat([method.predict(batch, seed).score_map.cpu() for batch in batches])
 
 
 def _check_data(run: Run, data: Prepared, split: str) -> None:
@@ -167,10 +182,11 @@ def _check_data(run: Run, data: Prepared, split: str) -> None:
         )
 
 
-def _mask(run: Run, method: str, settings: Mapping[str, Any], value: float) -> MaskSettings:
-    """Give the method's settings of masks, changed, with a fixed threshold."""
-    fixed = {"rule": "fixed", "value": value, **mask_part(settings)}
-    return run.experiment.mask_of(method, fixed)
+def _mask(run: Run, method: str, settings: Mapping[str, Any]) -> MaskSettings:
+    """Give the method's settings of masks, changed: with one fixed threshold, unless they name a rule."""
+    changes = mask_part(settings)
+    start = 0.5 if changes.get("rule") in ("peak", "quantile") else 0.0
+    return run.experiment.mask_of(method, {"rule": "fixed", "value": start, **changes})
 
 
 def _write(run: Run, result: MaskTuneResult, split: str) -> None:
@@ -183,7 +199,7 @@ def _write(run: Run, result: MaskTuneResult, split: str) -> None:
     before = read_toml(path).get("methods", {}) if path.exists() else {}
     chosen = {key: value for key, value in result.best.items() if not key.startswith("mask.")}
     settings = {**run.experiment.methods.get(result.method, {}), **chosen}
-    resolved = _mask(run, result.method, result.best, 0.0)
+    resolved = _mask(run, result.method, result.best)
     mask = {key: value for key, value in plain(resolved).items() if value is not None}
     tuned = {"methods": {**before, result.method: {**settings, "mask": mask}}}
     heading = (

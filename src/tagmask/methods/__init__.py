@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
+
+from torch import nn
 
 from tagmask.config import build
 from tagmask.diffusion.schedule import NoiseSchedule
@@ -15,12 +17,13 @@ from tagmask.methods.anofpdm_choice import choose as choose_anofpdm
 from tagmask.methods.cam import CAM, CAMSettings, Kind
 from tagmask.methods.cdm import CDM, CDMSettings
 from tagmask.methods.cg_diff import CGDiff, CGDiffSettings
+from tagmask.methods.combined import Combined, CombinedSettings
 from tagmask.methods.ddib import DDIB, DDIBSettings
 from tagmask.methods.supervised import Supervised, SupervisedSettings
 from tagmask.networks.classifier import Classifier
 from tagmask.networks.cnn import CNN
 from tagmask.networks.denoiser import Denoiser
-from tagmask.networks.segmenter import Segmenter
+from tagmask.networks.kinds import MASK_LEARNERS
 from tagmask.types import Batch, Choice, Method
 
 __all__ = ["METHODS", "Networks", "Recipe", "settings_of"]
@@ -28,13 +31,26 @@ __all__ = ["METHODS", "Networks", "Recipe", "settings_of"]
 
 @dataclass(frozen=True)
 class Networks:
-    """What a run has learnt; a method takes what it needs."""
+    """What a run has learnt; a method takes what it needs.
+
+    Parameters
+    ----------
+    learners
+        The mask learners, by their names in `MASK_LEARNERS`.
+    """
 
     schedule: NoiseSchedule
     denoiser: Denoiser | None = None
     classifier: Classifier | None = None
-    segmenter: Segmenter | None = None
     cnn: CNN | None = None
+    learners: Mapping[str, nn.Module] = field(default_factory=dict)
+
+    def get(self, name: str) -> nn.Module | None:
+        """Give a network by its name, None if it was not trained."""
+        if name in MASK_LEARNERS:
+            return self.learners.get(name)
+        network: nn.Module | None = getattr(self, name)
+        return network
 
 
 @dataclass(frozen=True)
@@ -46,7 +62,7 @@ class Recipe:
     settings
         The dataclass of its hyper-parameters.
     needs
-        Networks it cannot do without, by their names in `Networks`, or a function that gives them for its
+        Networks it cannot do without, by their names in `NETWORKS`, or a function that gives them for its
         settings. Ask `needs_of`.
     reads
         What was read to train it: "tags" or "train masks". Stamped on every result.
@@ -71,6 +87,12 @@ class Recipe:
         return self.needs(settings) if callable(self.needs) else self.needs
 
 
+def _supervised(learner: str) -> Recipe:
+    return Recipe(
+        SupervisedSettings, (learner,), "train masks", lambda n, s: Supervised(n.learners[learner], s)
+    )
+
+
 def _cam(kind: Kind) -> Recipe:
     return Recipe(
         CAMSettings,
@@ -78,6 +100,21 @@ def _cam(kind: Kind) -> Recipe:
         "tags",
         lambda n, s: CAM(getattr(n, s.network), n.schedule, kind, s),
     )
+
+
+def _members(settings: CombinedSettings) -> list[tuple[Recipe, Any]]:
+    """Give the recipe and the settings of each method that is combined."""
+    found = []
+    for name, table in settings.members.items():
+        own = settings_of(name, table, where=f"[methods.combined.members.{name}]")
+        if METHODS[name].reads != "tags":
+            raise ConfigError(
+                f"{name} learns from {METHODS[name].reads}, and combined is stamped with tags.",
+                where="[methods.combined]",
+                repair="Combine methods that read tags.",
+            )
+        found.append((METHODS[name], own))
+    return found
 
 
 METHODS: Mapping[str, Recipe] = {
@@ -128,14 +165,27 @@ METHODS: Mapping[str, Recipe] = {
     "grad_cam_pp": _cam("grad_cam_pp"),
     "score_cam": _cam("score_cam"),
     "layer_cam": _cam("layer_cam"),
-    "unet": Recipe(
-        SupervisedSettings, ("segmenter",), "train masks", lambda n, s: Supervised(n.segmenter, s)
+    "combined": Recipe(
+        CombinedSettings,
+        lambda s: tuple(dict.fromkeys(need for r, own in _members(s) for need in r.needs_of(own))),
+        "tags",
+        lambda n, s: Combined(
+            {name: r.make(n, own) for name, (r, own) in zip(s.members, _members(s), strict=True)}, s
+        ),
+        asks=lambda s: {key: value for r, own in _members(s) for key, value in r.asks(own).items()},
     ),
+    "unet": _supervised("segmenter"),
+    "textdiff": _supervised("textdiff"),
+    "pixel_classifier": _supervised("pixel_classifier"),
+    "transunet": _supervised("transunet"),
+    "swinunet": _supervised("swinunet"),
+    "gloria": _supervised("gloria"),
+    "lvit": _supervised("lvit"),
 }
 
 
-def settings_of(name: str, table: Mapping[str, Any]) -> Any:
-    """Build the settings of a method from its table.
+def settings_of(name: str, table: Mapping[str, Any], where: str | None = None) -> Any:
+    """Build the settings of a method from its table, which lies at `where`.
 
     Raises
     ------
@@ -144,4 +194,4 @@ def settings_of(name: str, table: Mapping[str, Any]) -> Any:
     """
     if name not in METHODS:
         raise ConfigError(f"unknown method {name!r}.", repair=f"Known methods: {', '.join(METHODS)}.")
-    return build(METHODS[name].settings, table, where=f"[methods.{name}]")
+    return build(METHODS[name].settings, table, where=where or f"[methods.{name}]")

@@ -11,13 +11,14 @@ docs/adr/0009-reconstruction-methods-paper-and-code.md.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal, cast
 
 import torch
 from torch import Tensor
 
 from tagmask.diffusion.noise import gaussian
-from tagmask.diffusion.reconstruction import check_ladder, check_level, pick
+from tagmask.diffusion.reconstruction import check_ladder, check_level, pick, stops
 from tagmask.diffusion.schedule import NoiseSchedule
 from tagmask.diffusion.simplex import simplex
 from tagmask.networks.denoiser import Denoiser
@@ -41,6 +42,8 @@ class AnoDDPMSettings:
     reverse_noise
         The noise that is added again in every step back; None takes the same kind, as AnoFPDM's comparison
         does. The authors' code adds Gaussian noise unless told otherwise.
+    stride
+        Take every stride-th step of the way back. The paper takes all.
     modalities
         Channels that are compared, from 0; None compares all.
     clip
@@ -50,11 +53,12 @@ class AnoDDPMSettings:
     noise_level: int = 250
     noise: Literal["gaussian", "simplex"] = "gaussian"
     reverse_noise: Literal["gaussian", "simplex"] | None = None
+    stride: int = 1
     modalities: tuple[int, ...] | None = None
     clip: bool = True
 
     def __post_init__(self) -> None:
-        check_ladder(self.noise_level, 1, self.modalities)
+        check_ladder(self.noise_level, self.stride, self.modalities)
 
 
 @dataclass(frozen=True)
@@ -89,10 +93,12 @@ class AnoDDPM:
         s, healthy = self.settings, self.denoiser.embed(ABSENT)  # an unconditional network has no other
         start = _noise(s.noise, batch, seed, draw=0, t=s.noise_level)
         x = self.schedule.add_noise(batch.image, s.noise_level, start)  # q(x_λ | x_0)
-        for t in range(s.noise_level, 0, -1):  # p_θ(x_{t-1} | x_t)
+        for t, below in pairwise(reversed(stops(s.noise_level, s.stride))):  # p_θ(x_{t-1} | x_t)
             eps = cast(Tensor, self.denoiser(x, t, healthy))
             eps = self.schedule.clip(x, t, eps) if s.clip else eps
-            x = self.schedule.ddpm(x, eps, t, _noise(s.reverse_noise or s.noise, batch, seed, draw=t, t=t))
+            x = self.schedule.ddpm(
+                x, eps, t, below, _noise(s.reverse_noise or s.noise, batch, seed, draw=t, t=t)
+            )
         return x
 
 

@@ -35,7 +35,8 @@ def choose(method: AnoFPDM, batches: Iterable[Batch], seed: int = 0) -> Choice:
     Returns
     -------
     Choice
-        `guidance`, `healthy_threshold` and `m_max`; each candidate with these and its "accuracy".
+        `guidance`, `healthy_threshold` and `m_max`; each candidate with these and its "accuracy"; the score is
+        the accuracy of the chosen one.
 
     Raises
     ------
@@ -81,7 +82,7 @@ def choose(method: AnoFPDM, batches: Iterable[Batch], seed: int = 0) -> Choice:
             repair="Train the denoiser longer, with slices of both tags and label_dropout > 0.",
         )
     settings = {key: value for key, value in chosen.items() if key != "accuracy"}
-    return Choice(settings=settings, candidates=tuple(candidates))
+    return Choice(settings=settings, candidates=tuple(candidates), score=chosen["accuracy"])
 
 
 def healthy_threshold(

@@ -1,6 +1,7 @@
-"""The upper row: a segmenter trained on pixel masks. It is here to be compared with, not to be compared to.
+"""Networks trained on pixel masks, each by its own paper's file in `tagmask.networks`: the U-Net and the others.
 
-O. Ronneberger, P. Fischer, T. Brox, "U-Net", MICCAI 2015, https://arxiv.org/abs/1505.04597.
+Trained on every mask they are the upper row of tables of weak supervision; trained on a handful, rivals of each
+other.
 """
 
 from __future__ import annotations
@@ -8,8 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from torch import nn
 
-from tagmask.networks.segmenter import Segmenter
 from tagmask.types import Batch, Prediction
 
 __all__ = ["Supervised", "SupervisedSettings"]
@@ -17,23 +18,23 @@ __all__ = ["Supervised", "SupervisedSettings"]
 
 @dataclass(frozen=True)
 class SupervisedSettings:
-    """A segmenter has nothing to set once it is trained."""
+    """A mask learner has nothing to set once it is trained."""
 
 
 @dataclass(frozen=True)
 class Supervised:
-    """Score every pixel by the segmenter's probability, in [0, 1].
+    """Score every pixel by the network's probability, in [0, 1].
 
     Parameters
     ----------
-    segmenter
-        Trained on masks; results are stamped with that.
+    learner
+        A mask learner, see `tagmask.networks.kinds`; results are stamped with the masks it has read.
     """
 
-    segmenter: Segmenter
+    learner: nn.Module
     settings: SupervisedSettings = SupervisedSettings()
 
     @torch.no_grad()
     def predict(self, batch: Batch, seed: int = 0) -> Prediction:
         """Give p(target) of every pixel; `seed` has no effect."""
-        return Prediction(score_map=self.segmenter(batch.image).float().sigmoid())
+        return Prediction(score_map=self.learner(batch.image, batch.text).float().sigmoid())

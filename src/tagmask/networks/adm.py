@@ -1,7 +1,7 @@
 """Published ADM checkpoints (guided-diffusion and its many descendants) to our networks, key by key.
 
-Dhariwal, Nichol 2021, https://arxiv.org/abs/2105.05233. The tensors come from a safetensors file: a
-published .pt file is a pickle, which nothing here opens.
+Dhariwal, Nichol 2021, https://arxiv.org/abs/2105.05233. The tensors come from `weights.read_tensors` or, since
+published .pt files are pickles, from `foreign.read_published`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,21 @@ from tagmask.errors import ConfigError, RunError
 from tagmask.networks.classifier import Classifier, ClassifierSettings, ResidualBlock, SelfAttention
 from tagmask.networks.denoiser import Denoiser, DenoiserSettings
 
-__all__ = ["adm_to_classifier", "adm_to_denoiser", "fill"]
+__all__ = ["PUBLISHED", "adm_to_classifier", "adm_to_denoiser", "fill"]
+
+PUBLISHED = {
+    "imagenet-256": DenoiserSettings(
+        size=256,
+        channels=3,
+        widths=(256, 256, 512, 512, 1024, 1024),
+        blocks=2,
+        attention=(3, 4, 5),  # where the side is 32, 16 and 8 px
+        head_channels=64,
+        learn_sigma=True,
+        classes=0,
+    ),
+}
+"""Networks that were published, by name; imagenet-256 is the unconditional one of 552,814,086 parameters."""
 
 # Published name inside a block -> name inside diffusers' block, and inside the classifier's.
 _RESIDUAL = {

@@ -12,115 +12,22 @@ Che et al. 2024, "AnoFPDM" (conditioning "attention"), https://arxiv.org/abs/240
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
-from typing import Any, Literal, cast
+from collections import deque
+from collections.abc import Iterator
+from itertools import repeat
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tagmask.errors import ConfigError
-from tagmask.networks.backbone import check_backbone, check_image, network_index
-from tagmask.networks.unet import build_unet
+from tagmask.networks.backbone import check_image, network_index
+from tagmask.networks.unet import DenoiserSettings, build_unet
 
 __all__ = ["Denoiser", "DenoiserSettings"]
 
 _EMBEDDING_SPREAD = 0.2
-
-
-@dataclass(frozen=True)
-class DenoiserSettings:
-    """The shape of a denoiser. The defaults are the small network that a CPU can train.
-
-    Parameters
-    ----------
-    size
-        S, side of the image in pixels.
-    channels
-        C, channels of the image.
-    widths
-        Feature channels per level, full resolution first; each level halves the side. Multiples of 8.
-        The group norms have 32 groups where that divides every width, as in ADM, else the largest
-        power of two that does.
-    blocks
-        Residual blocks per level of the encoder; the decoder has one more.
-    attention
-        Levels that attend, 0 = full resolution. The middle block always attends.
-    head_channels, heads
-        Width of one attention head, or their number; at most one is given. Neither means a width of 32.
-    patch
-        Side of the pixel patches that become channels on the way in and pixels again on the way out.
-    dropout
-        In the residual blocks, in [0, 1).
-    scale_shift
-        Time and class scale and shift the normalised features (FiLM) rather than being added to them.
-    resample_blocks
-        Residual blocks change the resolution (ADM's `resblock_updown`) rather than convolutions.
-    learn_sigma
-        The network also gives the C channels that place log σ² between its two bounds.
-    classes
-        Number of classes; 0 = unconditional.
-    conditioning
-        "add": f(y) is a row of a table, added to the time embedding. "attention": f(y) is an MLP of a
-        row, added likewise, and f(y) f(y)ᵀ gives every attention block extra keys and values.
-    null_row
-        Keep a learnt row for "no class" ("add" only; in "attention" no class is the zero vector). Off
-        for published CDM networks, which have no such row.
-    """
-
-    size: int = 64
-    channels: int = 1
-    widths: tuple[int, ...] = (64, 96, 128)
-    blocks: int = 1
-    attention: tuple[int, ...] = (2,)
-    head_channels: int | None = None
-    heads: int | None = None
-    patch: int = 1
-    dropout: float = 0.0
-    scale_shift: bool = True
-    resample_blocks: bool = True
-    learn_sigma: bool = False
-    classes: int = 2
-    conditioning: Literal["add", "attention"] = "add"
-    null_row: bool = True
-
-    def __post_init__(self) -> None:
-        if self.head_channels is None and self.heads is None:
-            object.__setattr__(self, "head_channels", 32)  # so that records of the settings say it
-        check_backbone(
-            "denoiser",
-            size=self.size,
-            channels=self.channels,
-            widths=self.widths,
-            blocks=self.blocks,
-            attention=self.attention,
-            head_channels=self.head_channels,
-            heads=self.heads,
-            patch=self.patch,
-            dropout=self.dropout,
-        )
-        if self.classes < 0:
-            raise ConfigError(f"denoiser.classes = {self.classes}.", repair="Use 2, or 0 for unconditional.")
-        if self.conditioning not in ("add", "attention"):
-            raise ConfigError(
-                f'denoiser.conditioning = "{self.conditioning}".', repair='Use "add" or "attention".'
-            )
-        if self.conditioning == "attention" and not self.classes:
-            raise ConfigError(
-                'denoiser.conditioning = "attention" with denoiser.classes = 0.',
-                repair='Use conditioning = "add", or give the number of classes.',
-            )
-
-    @property
-    def groups(self) -> int:
-        """Groups of every group norm."""
-        return math.gcd(32, *self.widths)
-
-    @property
-    def embedding_width(self) -> int:
-        """E, width of f(y)."""
-        return 4 * self.widths[0]
 
 
 class Denoiser(nn.Module):
@@ -243,23 +150,33 @@ class Denoiser(nn.Module):
         raw, channels = self._raw(x, t, e), self.settings.channels
         return raw[:, :channels], raw[:, channels:] if self.settings.learn_sigma else None
 
-    def _raw(self, x: Tensor, t: int | Tensor, e: Tensor) -> Tensor:
-        """All output channels: (B, C or 2C, S, S)."""
-        check_image("denoiser", x, self.settings.channels, self.settings.size)
-        patches = F.pixel_unshuffle(x, self.settings.patch)
-        out = self._unet_forward(patches, network_index(t, x), e.expand(len(x), -1))
-        return F.pixel_shuffle(out, self.settings.patch).to(x.dtype)
+    def decoder(self, x: Tensor, t: int | Tensor, e: Tensor) -> Iterator[Tensor]:
+        """Walk the U-Net and give the output of decoder block after decoder block, the deepest first.
 
-    def _unet_forward(self, h: Tensor, index: Tensor, e: Tensor) -> Tensor:
-        """Walk the U-Net. Ours because UNet2DModel.forward hands no condition to its attention blocks."""
+        A block runs when it is asked for, so who stops asking saves the rest.
+
+        Parameters
+        ----------
+        x : (B, C, S, S) float
+            Image at step t. S may differ from the settings' size; it divides by patch · 2^(levels - 1).
+        t, e
+            As of `forward`.
+
+        Yields
+        ------
+        (B, F, s, s) float
+            Of block k = (blocks + 1) u + j, the j-th of the u-th level from below: after its residual and
+            attention block, and after the change of resolution if it is the last of its level.
+        """
+        # UNet2DModel.forward hands no condition to its attention blocks, and gives no block's output.
         u, dtype = self.unet, self.unet.conv_in.weight.dtype
+        e = e.expand(len(x), -1)
         condition = (e,) if self.settings.conditioning == "attention" else ()
-        emb = u.time_embedding(u.time_proj(index).to(dtype)) + e
-        h = u.conv_in(h)
+        emb = u.time_embedding(u.time_proj(network_index(t, x)).to(dtype)) + e
+        h = u.conv_in(F.pixel_unshuffle(x, self.settings.patch))
         skips = [h]
         for block in u.down_blocks:
-            attentions = getattr(block, "attentions", None) or [None] * len(block.resnets)
-            for resnet, attention in zip(block.resnets, attentions, strict=True):
+            for resnet, attention in _layers(block):
                 h = resnet(h, emb)
                 h = h if attention is None else attention(h, *condition)
                 skips.append(h)
@@ -269,10 +186,22 @@ class Denoiser(nn.Module):
         h = u.mid_block.resnets[0](h, emb)
         h = u.mid_block.resnets[1](u.mid_block.attentions[0](h, *condition), emb)
         for block in u.up_blocks:
-            attentions = getattr(block, "attentions", None) or [None] * len(block.resnets)
-            for resnet, attention in zip(block.resnets, attentions, strict=True):
+            for resnet, attention in _layers(block):
                 h = resnet(torch.cat([h, skips.pop()], dim=1), emb)
                 h = h if attention is None else attention(h, *condition)
-            for sampler in block.upsamplers or ():
-                h = sampler(h, emb) if self.settings.resample_blocks else sampler(h)
-        return cast(Tensor, u.conv_out(u.conv_act(u.conv_norm_out(h))))
+                if resnet is block.resnets[-1]:
+                    for sampler in block.upsamplers or ():
+                        h = sampler(h, emb) if self.settings.resample_blocks else sampler(h)
+                yield h
+
+    def _raw(self, x: Tensor, t: int | Tensor, e: Tensor) -> Tensor:
+        """All output channels: (B, C or 2C, S, S)."""
+        check_image("denoiser", x, self.settings.channels, self.settings.size)
+        h, u = deque(self.decoder(x, t, e), maxlen=1).pop(), self.unet
+        out = u.conv_out(u.conv_act(u.conv_norm_out(h)))
+        return F.pixel_shuffle(out, self.settings.patch).to(x.dtype)
+
+
+def _layers(block: Any) -> Iterator[tuple[Any, Any]]:
+    """Pair the residual blocks of a level with the attention blocks that follow them, if it attends."""
+    return zip(block.resnets, getattr(block, "attentions", None) or repeat(None), strict=False)

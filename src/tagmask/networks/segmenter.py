@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from tagmask.errors import ConfigError
 from tagmask.networks.backbone import check_image
+from tagmask.types import TextTokens
 
 __all__ = ["Segmenter", "SegmenterSettings"]
 
@@ -94,13 +95,15 @@ class Segmenter(nn.Module):
         self.up = nn.ModuleList(_two_convolutions(2 * high, high) for _, high in steps)
         self.out = nn.Conv2d(widths[0], 1, 1)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, text: TextTokens | None = None) -> Tensor:
         """Give the logit of every pixel.
 
         Parameters
         ----------
         x : (B, C, S, S) float
             Image, in [-1, 1].
+        text
+            Not looked at.
 
         Returns
         -------

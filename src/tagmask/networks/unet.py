@@ -1,20 +1,116 @@
-"""The ADM U-Net, borrowed from diffusers, and the attention block that also looks at the class.
+"""The shape of a denoiser, its ADM U-Net borrowed from diffusers, and attention that also looks at the class.
 
 Che et al. 2024 (AnoFPDM, https://arxiv.org/abs/2404.15683) condition by such attention.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, cast
+import math
+from dataclasses import dataclass
+from typing import Any, Literal, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-if TYPE_CHECKING:
-    from tagmask.networks.denoiser import DenoiserSettings
+from tagmask.errors import ConfigError
+from tagmask.networks.backbone import check_backbone
 
-__all__ = ["ClassAttention", "build_unet"]
+__all__ = ["ClassAttention", "DenoiserSettings", "build_unet"]
+
+
+@dataclass(frozen=True)
+class DenoiserSettings:
+    """The shape of a denoiser. The defaults are the small network that a CPU can train.
+
+    Parameters
+    ----------
+    size
+        S, side of the image in pixels.
+    channels
+        C, channels of the image.
+    widths
+        Feature channels per level, full resolution first; each level halves the side. Multiples of 8.
+        The group norms have 32 groups where that divides every width, as in ADM, else the largest
+        power of two that does.
+    blocks
+        Residual blocks per level of the encoder; the decoder has one more.
+    attention
+        Levels that attend, 0 = full resolution. The middle block always attends.
+    head_channels, heads
+        Width of one attention head, or their number; at most one is given. Neither means a width of 32.
+    patch
+        Side of the pixel patches that become channels on the way in and pixels again on the way out.
+    dropout
+        In the residual blocks, in [0, 1).
+    scale_shift
+        Time and class scale and shift the normalised features (FiLM) rather than being added to them.
+    resample_blocks
+        Residual blocks change the resolution (ADM's `resblock_updown`) rather than convolutions.
+    learn_sigma
+        The network also gives the C channels that place log σ² between its two bounds.
+    classes
+        Number of classes; 0 = unconditional.
+    conditioning
+        "add": f(y) is a row of a table, added to the time embedding. "attention": f(y) is an MLP of a
+        row, added likewise, and f(y) f(y)ᵀ gives every attention block extra keys and values.
+    null_row
+        Keep a learnt row for "no class" ("add" only; in "attention" no class is the zero vector). Off
+        for published CDM networks, which have no such row.
+    """
+
+    size: int = 64
+    channels: int = 1
+    widths: tuple[int, ...] = (64, 96, 128)
+    blocks: int = 1
+    attention: tuple[int, ...] = (2,)
+    head_channels: int | None = None
+    heads: int | None = None
+    patch: int = 1
+    dropout: float = 0.0
+    scale_shift: bool = True
+    resample_blocks: bool = True
+    learn_sigma: bool = False
+    classes: int = 2
+    conditioning: Literal["add", "attention"] = "add"
+    null_row: bool = True
+
+    def __post_init__(self) -> None:
+        if self.head_channels is None and self.heads is None:
+            object.__setattr__(self, "head_channels", 32)  # so that records of the settings say it
+        check_backbone(
+            "denoiser",
+            size=self.size,
+            channels=self.channels,
+            widths=self.widths,
+            blocks=self.blocks,
+            attention=self.attention,
+            head_channels=self.head_channels,
+            heads=self.heads,
+            patch=self.patch,
+            dropout=self.dropout,
+        )
+        if self.classes < 0:
+            raise ConfigError(f"denoiser.classes = {self.classes}.", repair="Use 2, or 0 for unconditional.")
+        if self.conditioning not in ("add", "attention"):
+            raise ConfigError(
+                f'denoiser.conditioning = "{self.conditioning}".', repair='Use "add" or "attention".'
+            )
+        if self.conditioning == "attention" and not self.classes:
+            raise ConfigError(
+                'denoiser.conditioning = "attention" with denoiser.classes = 0.',
+                repair='Use conditioning = "add", or give the number of classes.',
+            )
+
+    @property
+    def groups(self) -> int:
+        """Groups of every group norm."""
+        return math.gcd(32, *self.widths)
+
+    @property
+    def embedding_width(self) -> int:
+        """E, width of f(y)."""
+        return 4 * self.widths[0]
 
 
 class ClassAttention(nn.Module):

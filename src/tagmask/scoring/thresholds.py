@@ -5,7 +5,7 @@ Che et al. 2024 (AnoFPDM, https://arxiv.org/abs/2404.15683) choose so for all me
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -16,10 +16,12 @@ from tagmask.errors import ConfigError
 from tagmask.masks import MaskSettings, binarise
 from tagmask.metrics import dice
 
-__all__ = ["CANDIDATES", "BestThreshold", "best_threshold"]
+__all__ = ["CANDIDATES", "SHARES", "BestThreshold", "best_threshold"]
 
 CANDIDATES = tuple(round(0.01 * k, 2) for k in range(1, 70))
 """The thresholds that the papers try on squared differences of images in [-1, 1]."""
+SHARES = tuple(round(0.05 * k, 2) for k in range(1, 20))
+"""The values tried of rules that take a share, of the peak or of the pixels."""
 _LOWEST = float(np.finfo(np.float32).min)
 
 
@@ -49,10 +51,11 @@ def best_threshold(
     settings: MaskSettings | None = None,
     candidates: Sequence[float] = CANDIDATES,
 ) -> BestThreshold:
-    """Find the fixed threshold of the highest mean Dice over slices with and without target. It reads masks.
+    """Find the value of a mask rule with the highest mean Dice over slices with and without target. It reads masks.
 
-    Filter and foreground are worked out once. Components are removed at every threshold, which is what makes the
-    number of pixels no falling function of it.
+    The rule is "peak" or "quantile" where the settings say so, and a fixed threshold for all maps otherwise. With
+    that, filter and foreground are worked out once. Components are removed at every threshold, which is what makes
+    the number of pixels no falling function of it.
 
     Parameters
     ----------
@@ -62,9 +65,9 @@ def best_threshold(
     truth : (N, S, S) bool or uint8
         A slice whose truth and mask are both empty has Dice 1.
     settings
-        Everything about masks but rule and value.
+        Everything about masks but the value.
     candidates
-        Thresholds, in the unit of the maps.
+        Values of the rule: thresholds in the unit of the maps, or shares.
 
     Raises
     ------
@@ -76,16 +79,28 @@ def best_threshold(
         raise ConfigError(
             f"thresholds = {list(candidates)}, but some finite numbers are needed.", where="mask.value"
         )
+    masks_at = (
+        _shares(score_map, image, settings)
+        if settings.rule in ("peak", "quantile")
+        else _fixed(score_map, image, settings)
+    )
+    tried = [(float(v), float(_dices(masks_at(float(v)), truth > 0).mean())) for v in candidates]
+    best = max(tried, key=lambda pair: pair[1])
+    return BestThreshold(*best, tuple(tried))
+
+
+def _shares(score_map: Tensor, image: Tensor, settings: MaskSettings) -> Callable[[float], np.ndarray]:
+    """Give the function from a share to masks (N, S, S)."""
+    return lambda v: binarise(score_map.cpu(), image.cpu(), replace(settings, value=v)).mask[:, 0].numpy()
+
+
+def _fixed(score_map: Tensor, image: Tensor, settings: MaskSettings) -> Callable[[float], np.ndarray]:
+    """Give the function from a threshold to masks (N, S, S)."""
     everything = replace(settings, rule="fixed", value=_LOWEST, min_area=0, keep_largest=False)
     whole = binarise(score_map.cpu(), image.cpu(), everything)
     score = torch.where(whole.mask, whole.score_map, _LOWEST)  # no threshold lets in what lies outside
     rest = replace(settings, rule="fixed", value=0.0, median=1, foreground="none", erode=0)
-    tried = []
-    for value in map(float, candidates):
-        found = binarise(score, image, replace(rest, value=value)).mask[:, 0].numpy()
-        tried.append((value, float(_dices(found, truth > 0).mean())))
-    best = max(tried, key=lambda pair: pair[1])
-    return BestThreshold(*best, tuple(tried))
+    return lambda v: binarise(score, image, replace(rest, value=v)).mask[:, 0].numpy()
 
 
 def _dices(found: np.ndarray, truth: np.ndarray) -> np.ndarray:

@@ -12,8 +12,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from tagmask.attachments import TextReader
 from tagmask.data.table import Case
-from tagmask.errors import TagmaskError
+from tagmask.errors import InputError, TagmaskError
 from tagmask.io import write_mask, write_scores
 from tagmask.masks import MaskSettings, binarise
 from tagmask.networks.classifier import Classifier
@@ -51,6 +52,7 @@ class Workbench:
     device: str
     pace: Pace
     out: Path
+    reader: TextReader | None = None
     threshold: float | None = None
     scored_by: str = "none"
     write: bool = True
@@ -80,9 +82,7 @@ class Workbench:
         """See what the method gives, on the first slice that can be read and scored; None if there is none."""
         for name, rows in studies.items():
             try:
-                case = OpenCase.read(name, rows, self.settings, self.channels)
-                image = torch.from_numpy(case.slices.image[:1])
-                return self.method.predict(Batch(image, (name,)).to(self.device), self.seed)
+                return self.method.predict(self._gather([(self._read(name, rows), 0)]), self.seed)
             except Exception:  # it will fail in its turn, and be reported then
                 log.debug("case %s cannot be probed", name, exc_info=True)
         return None
@@ -105,10 +105,28 @@ class Workbench:
 
     def _open(self, name: str, rows: list[Case]) -> OpenCase | None:
         try:
-            return OpenCase.read(name, rows, self.settings, self.channels)
+            return self._read(name, rows)
         except Exception as error:
             self._fail(name, rows, error)
             return None
+
+    def _read(self, name: str, rows: list[Case]) -> OpenCase:
+        case = OpenCase.read(name, rows, self.settings, self.channels)
+        if self.reader is not None and self.reader.needed and not all(case.texts):
+            raise InputError(
+                "The picture has no text, but the network was trained for pictures that have one.",
+                where=rows[0].where,
+                repair="Give a table with the column text, or train with null_text = true and text_dropout > 0.",
+            )
+        return case
+
+    def _gather(self, members: list[tuple[OpenCase, int]]) -> Batch:
+        """Make a batch of some slices, with their sentences where the method reads these."""
+        image = torch.from_numpy(np.stack([case.slices.image[k] for case, k in members]))
+        ids = tuple(f"{case.study.id}/{case.slices.indices[k]}" for case, k in members)
+        read = None if self.reader is None else self.reader.encoder
+        text = None if read is None else read([case.texts[k] for case, k in members])
+        return Batch(image, ids, text=text).to(self.device)
 
     def _fail(self, name: str, rows: list[Case], error: Exception) -> None:
         known = isinstance(error, (TagmaskError, OSError))
@@ -149,12 +167,10 @@ class Workbench:
                 yield case.study.id
 
     def _predict(self, members: list[tuple[OpenCase, int]]) -> None:
-        image = torch.from_numpy(np.stack([case.slices.image[k] for case, k in members]))
-        ids = tuple(f"{case.study.id}/{case.slices.indices[k]}" for case, k in members)
-        batch = Batch(image, ids).to(self.device)
+        batch = self._gather(members)
         prediction = self.method.predict(batch, self.seed)
         threshold = prediction.threshold if self.mask.rule == "method" else self.threshold
-        binary = binarise(prediction.score_map.cpu(), image, self.mask, threshold)
+        binary = binarise(prediction.score_map.cpu(), batch.image.cpu(), self.mask, threshold)
         known = presence(prediction, batch, self.classifier, self.tags)
         self.scored_by = known.scored_by
         for i, (case, k) in enumerate(members):
@@ -164,7 +180,7 @@ class Workbench:
             mask = binary.mask[i, 0].numpy() & (tag != 0)
             case.maps[k], case.masks[k] = binary.score_map[i, 0].numpy(), mask
             case.lines[k] = {
-                "id": row.id if row else ids[i],
+                "id": row.id if row else batch.ids[i],
                 "case": case.study.id,
                 "slice": index if row is None or row.slice is None else row.slice,
                 "patient": row.patient if row else case.study.id,

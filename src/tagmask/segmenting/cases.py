@@ -61,6 +61,12 @@ class OpenCase:
         self.left = depth
 
     @property
+    def texts(self) -> list[str | None]:
+        """The sentence of each slice, None where no row has one."""
+        rows = (self.rows.get(int(i)) for i in self.slices.indices)
+        return [row.text if row else None for row in rows]
+
+    @property
     def nbytes(self) -> int:
         """Bytes of its arrays: the study, its slices, and what the method says of them."""
         return sum(array.nbytes for array in (self.study.image, self.slices.image, self.maps, self.masks))

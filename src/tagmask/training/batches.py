@@ -2,20 +2,70 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 from torch import Tensor
 
-from tagmask.data.augment import augment
+from tagmask.data.augment import augment, draw_variants
 from tagmask.data.prepared import Prepared
 from tagmask.data.sampling import Sampler, keyed
 from tagmask.diffusion.simplex import noise_like
 from tagmask.errors import InputError
-from tagmask.experiment import TrainSettings
-from tagmask.networks.learnt import tagged
 from tagmask.objectives import Draws
+from tagmask.plan import TrainSettings
+from tagmask.training.kept import KeptFeatures
+from tagmask.training.sentences import Sentences
+from tagmask.types import TextTokens
 
-__all__ = ["TrainingBatches"]
+__all__ = ["Lesson", "TrainingBatches"]
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What one step learns from, or a part of it.
+
+    Parameters
+    ----------
+    image : (B, C, S, S) float32 in [-1, 1]
+    label : (B,) int64
+        The tags; -1 where one is not known.
+    draws
+        Steps t, noise and hidden labels.
+    key
+        What belongs to this step, and to this part of it: for what a network draws by itself.
+    mask : (B, 1, S, S) float32 in {0, 1}, optional
+        For mask learners alone.
+    text
+        For networks that read it.
+    features
+        Of a frozen backbone, one (B, C_z, s_z, s_z) float32 for each block, where they are kept.
+    """
+
+    image: Tensor
+    label: Tensor
+    draws: Draws
+    key: tuple[int, ...]
+    mask: Tensor | None = None
+    text: TextTokens | None = None
+    features: tuple[Tensor, ...] | None = None
+
+    def __len__(self) -> int:
+        return len(self.image)
+
+    def part(self, rows: Tensor, device: torch.device | str) -> Lesson:
+        """Give some rows of it, on a device."""
+        d, features = self.draws, self.features
+        return Lesson(
+            image=self.image[rows].to(device),
+            label=self.label[rows].to(device),
+            draws=Draws(*(value[rows].to(device) for value in (d.t, d.noise, d.drop))),
+            key=(*self.key, int(rows[0])),
+            mask=None if self.mask is None else self.mask[rows].to(device),
+            text=None if self.text is None else self.text[rows].to(device),
+            features=None if features is None else tuple(f[rows].to(device) for f in features),
+        )
 
 
 class TrainingBatches:
@@ -29,41 +79,52 @@ class TrainingBatches:
         How the network is trained.
     steps
         T of the noise schedule.
+    rows
+        Places of the slices to learn from; the masks of no others are read.
     masks
-        Give masks too: for the segmenter, from a folder prepared with them. Other networks learn from tags,
-        of which both must be there.
+        Give masks too, from a folder prepared with them.
+    tags
+        Both tags must be there, for the network is told them or is to tell them.
+    sentences
+        Of the folder, for networks that read text.
+    kept
+        Features of a backbone, for networks that read these; used where the augmentation is dihedral alone.
 
     Raises
     ------
     InputError
-        Training slices of one tag only.
+        Training slices of one tag only, where tags are learnt.
     """
 
-    def __init__(self, prepared: Prepared, settings: TrainSettings, steps: int, *, masks: bool) -> None:
-        self.prepared, self.settings, self.steps = prepared, settings, steps
-        self.rows = tagged(prepared.split_indices("train"), prepared.labels, settings.only_tag)
-        self.labels = torch.as_tensor(prepared.labels[self.rows], dtype=torch.int64)
-        if not masks and settings.only_tag is None and len(set(self.labels.tolist())) < 2:
+    def __init__(
+        self,
+        prepared: Prepared,
+        settings: TrainSettings,
+        steps: int,
+        rows: np.ndarray,
+        *,
+        masks: bool = False,
+        tags: bool = False,
+        sentences: Sentences | None = None,
+        kept: KeptFeatures | None = None,
+    ) -> None:
+        self.prepared, self.settings, self.steps, self.rows = prepared, settings, steps, rows
+        self.labels = torch.as_tensor(prepared.labels[rows], dtype=torch.int64)
+        found = set(self.labels.tolist())
+        if tags and len(found) < 2:
             raise InputError(
-                f"all {len(self.rows)} training slices have the same tag: no condition can be learnt from them.",
+                f"all {len(rows)} training slices have the same tag: no condition can be learnt from them.",
                 where=prepared.path,
                 repair="Prepare a table with slices of both tags in the train split.",
             )
         self.masks = prepared.masks() if masks else None
-        balance = settings.balance and settings.only_tag is None
-        self.sampler = Sampler(self.labels, settings.batch, balance, settings.seed)
+        self.sentences, self.kept = sentences, kept if settings.augment.dihedral_alone else None
+        self.sampler = Sampler(
+            self.labels, settings.batch, settings.balance and found == {0, 1}, settings.seed
+        )
 
-    def of(self, step: int) -> tuple[Tensor, Tensor, Tensor | None, Draws]:
-        """Make the whole batch of a step (1, 2, ...), on the CPU.
-
-        Returns
-        -------
-        image : (B, C, S, S) float32 in [-1, 1]
-        label : (B,) int64
-        mask : (B, 1, S, S) float32 in {0, 1}, or None
-        draws
-            Steps t, noise and hidden labels.
-        """
+    def of(self, step: int) -> Lesson:
+        """Make the whole batch of a step (1, 2, ...), on the CPU."""
         s = self.settings
         places = self.sampler.indices(step)
         rows = self.rows[places.numpy()]
@@ -71,7 +132,9 @@ class TrainingBatches:
         mask = None
         if self.masks is not None:
             mask = torch.from_numpy(np.stack([self.masks[r] for r in rows]).astype(np.float32))[:, None]
-        image, mask = augment(image, s.augment, keyed(s.seed, "augment", step), mask)
+        generator = keyed(s.seed, "augment", step)
+        variants = draw_variants(len(rows), s.augment, generator)
+        image, mask = augment(image, s.augment, generator, mask, variants)
         generator = keyed(s.seed, "noise", step)
         t = torch.randint(1, self.steps + 1, (s.batch,), generator=generator)
         if s.noise_band is not None:
@@ -80,4 +143,12 @@ class TrainingBatches:
             t = torch.where(torch.rand(s.batch, generator=generator) < s.band_share, inside, t)
         noise = noise_like(image, t, s.noise, generator)
         drop = torch.rand(s.batch, generator=generator) < s.label_dropout
-        return image, self.labels[places], mask, Draws(t, noise, drop)
+        return Lesson(
+            image,
+            self.labels[places],
+            Draws(t, noise, drop),
+            (s.seed, step),
+            mask,
+            text=None if self.sentences is None else self.sentences.of(step, rows.tolist(), variants),
+            features=None if self.kept is None else self.kept.of(rows.tolist(), image, variants),
+        )

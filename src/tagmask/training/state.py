@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
+from tagmask.errors import RunError
 from tagmask.networks.checkpoints import read_checkpoint, write_checkpoint
+from tagmask.training.selection import Selection
 
 __all__ = ["TrainingState"]
 
@@ -25,12 +27,18 @@ class TrainingState:
     ----------
     scaler
         Of fp16; None in other precisions.
+    selection
+        Of weights by validation masks; None where the last ones are kept.
+    attached
+        SHA-256 of what lies beside the network. A training does not go on with another backbone.
     """
 
     network: nn.Module
     average: AveragedModel
     optimizer: torch.optim.Optimizer
     scaler: Any
+    selection: Selection | None = None
+    attached: dict[str, str] = field(default_factory=dict)
 
     def save(self, folder: Path, name: str, step: int) -> None:
         """Write FOLDER/NAME-STEP.safetensors and remove all but the newest two."""
@@ -38,18 +46,34 @@ class TrainingState:
         tensors |= {f"average.{k}": v for k, v in self.average.state_dict().items()}
         for i, state in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{i}.{k}": v for k, v in state.items()}
-        record = {"step": step, "scaler": self.scaler.state_dict() if self.scaler is not None else None}
+        scaler = self.scaler.state_dict() if self.scaler is not None else None
+        record = {"step": step, "scaler": scaler, "attached": self.attached}
+        if self.selection is not None:
+            tensors |= {f"best.{k}": v for k, v in self.selection.best.items()}
+            record["looks"] = self.selection.looks
         folder.mkdir(exist_ok=True)
         write_checkpoint(folder / f"{name}-{step:06d}.safetensors", tensors, record)
         for stale in sorted(folder.glob(f"{name}-*.safetensors"))[:-KEPT]:
             stale.unlink()
 
     def load(self, folder: Path, name: str) -> int:
-        """Take the newest state of a folder; give its step, 0 where there is none."""
+        """Take the newest state of a folder; give its step, 0 where there is none.
+
+        Raises
+        ------
+        RunError
+            A damaged file, or one of a training with another backbone or text encoder.
+        """
         found = sorted(folder.glob(f"{name}-*.safetensors"))
         if not found:
             return 0
         tensors, record = read_checkpoint(found[-1])
+        if (before := record.get("attached", {})) != self.attached:
+            raise RunError(
+                f"was trained with {before}, but the experiment now gives {self.attached}.",
+                where=found[-1],
+                repair="Give the backbone and text encoder of that training, or another output folder.",
+            )
 
         def part(prefix: str) -> dict[str, Tensor]:
             return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
@@ -63,4 +87,7 @@ class TrainingState:
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state})
         if self.scaler is not None and record["scaler"]:
             self.scaler.load_state_dict(record["scaler"])
+        if self.selection is not None:
+            self.selection.looks[:] = [(int(step), float(value)) for step, value in record["looks"]]
+            self.selection.best = part("best.")
         return int(record["step"])

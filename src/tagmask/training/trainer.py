@@ -8,6 +8,7 @@ resumes to the weights of one that never was, and two processes learn what one w
 from __future__ import annotations
 
 import contextlib
+import copy
 import math
 import time
 from collections.abc import Callable
@@ -21,33 +22,26 @@ from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from tagmask import objectives
 from tagmask.data.prepared import Prepared
 from tagmask.data.sampling import keyed
-from tagmask.diffusion.schedule import NoiseSchedule
 from tagmask.errors import ConfigError, RunError
-from tagmask.experiment import TrainSettings
 from tagmask.io import write_png
 from tagmask.networks import weights
-from tagmask.networks.classifier import Classifier
-from tagmask.networks.cnn import CNN
 from tagmask.networks.denoiser import Denoiser
-from tagmask.networks.segmenter import Segmenter
-from tagmask.objectives import Draws
+from tagmask.networks.kinds import MASK_LEARNERS
+from tagmask.plan import TrainSettings
 from tagmask.runs import Run
 from tagmask.training.batches import TrainingBatches
+from tagmask.training.learner import Learner
+from tagmask.training.optimiser import learning_rate, make_optimizer
 from tagmask.training.progress import Progress, TrainingLog
 from tagmask.training.samples import draw_samples
+from tagmask.training.selection import Selection
+from tagmask.training.sentences import Sentences
+from tagmask.training.start import begin, rows_to_learn
 from tagmask.training.state import TrainingState
 
 __all__ = ["Trainer", "processes"]
-
-MAKERS: dict[str, Callable[[Any], nn.Module]] = {
-    "denoiser": Denoiser,
-    "classifier": Classifier,
-    "segmenter": Segmenter,
-    "cnn": CNN,
-}
 
 
 def processes(settings: TrainSettings) -> Accelerator:
@@ -67,26 +61,6 @@ def processes(settings: TrainSettings) -> Accelerator:
     return Accelerator(mixed_precision=precision)
 
 
-class _Learner(nn.Module):
-    """A network and its objective as one module, so that DDP sees the whole of what is differentiated."""
-
-    def __init__(self, network: nn.Module, schedule: NoiseSchedule) -> None:
-        super().__init__()
-        self.network, self.schedule = network, schedule
-
-    def forward(self, image: Tensor, label: Tensor, mask: Tensor | None, draws: Draws) -> Tensor:
-        match self.network:
-            case Denoiser():
-                return objectives.denoise(self.network, self.schedule, image, label, draws)
-            case Classifier():
-                return objectives.classify(self.network, self.schedule, image, label, draws)
-            case Segmenter():
-                return objectives.segment(self.network, image, cast(Tensor, mask))
-            case CNN():
-                return objectives.classify_clean(self.network, image, label)
-        raise TypeError(type(self.network))
-
-
 @dataclass
 class Trainer:
     """The loop for one network.
@@ -94,7 +68,7 @@ class Trainer:
     Parameters
     ----------
     name
-        "denoiser", "classifier", "cnn" or "segmenter".
+        A name of `NETWORKS` that has a table in the run's experiment.
     settings
         How it is trained.
     run
@@ -122,7 +96,7 @@ class Trainer:
     def __post_init__(self) -> None:
         s, experiment = self.settings, self.run.experiment
         network_settings = getattr(experiment, self.name)
-        _check_fit(self.name, network_settings, self.prepared)
+        _check_fit(self.name, network_settings, self.prepared, s.augment.crop)
         if s.batch < self.accelerator.num_processes:
             raise ConfigError(
                 f"batch = {s.batch}, but there are {self.accelerator.num_processes} processes.",
@@ -130,16 +104,18 @@ class Trainer:
                 repair="Give every process at least one slice.",
             )
         torch.manual_seed(s.seed)
-        network = MAKERS[self.name](network_settings)
-        self.schedule = experiment.schedule.build()
-        supervised = self.name == "segmenter"
-        self.batches = TrainingBatches(self.prepared, s, self.schedule.steps, masks=supervised)
+        self.start = start = begin(self.run, self.name, self.accelerator.device)
+        self.schedule, network = experiment.schedule.build(), start.network
+        self.batches = self._batches(network_settings)
         self.average = AveragedModel(network, avg_fn=self._average).requires_grad_(False)
-        optimizer = torch.optim.AdamW(network.parameters(), lr=s.learning_rate, weight_decay=s.weight_decay)
-        self.state = TrainingState(network, self.average, optimizer, self.accelerator.scaler)
+        optimizer = make_optimizer(network.parameters(), s)
+        self.selection = self._selection() if s.select_every else None
+        self.state = TrainingState(
+            network, self.average, optimizer, self.accelerator.scaler, self.selection, start.attached
+        )
         self.step = self.state.load(self.run.path / "checkpoints", self.name)
         self.average.to(self.accelerator.device)
-        self.learner, self.optimizer = self.accelerator.prepare(_Learner(network, self.schedule), optimizer)
+        self.learner, self.optimizer = self.accelerator.prepare(Learner(network, self.schedule, s), optimizer)
         self.log = TrainingLog(self.run.path / "log")
 
     def run_to_end(self) -> None:
@@ -162,17 +138,39 @@ class Trainer:
                 self._save_weights(self.run.path / "snapshots" / f"{self.name}-{self.step:06d}.safetensors")
             if s.sample_every and self.step % s.sample_every == 0:
                 self._draw_samples()
+            if s.select_every and self.step % s.select_every == 0:
+                self._look()
             if self.step % s.checkpoint_every == 0 or self.step == s.steps:
                 self._checkpoint()
-        self._save_weights(self.run.path / "weights" / f"{self.name}.safetensors")
+        self._save_weights(self.run.path / "weights" / f"{self.name}.safetensors", best=True)
         self.accelerator.wait_for_everyone()
+
+    def _batches(self, network: Any) -> TrainingBatches:
+        s, prepared, reader = self.settings, self.prepared, self.start.reader
+        # Tags are told to conditional denoisers, and told by classifiers.
+        tags = getattr(network, "classes", 0) > 0 and s.only_tag is None
+        return TrainingBatches(
+            prepared,
+            s,
+            self.schedule.steps,
+            rows_to_learn(self.run, self.name, s, prepared, reader),
+            masks=self.name in MASK_LEARNERS,
+            tags=tags,
+            sentences=None if reader is None else Sentences(prepared.texts, reader.encoder, s),
+            kept=self.start.kept,
+        )
+
+    def _selection(self) -> Selection:
+        s, reader = self.settings, self.start.reader
+        encode = None if reader is None else reader.encoder
+        return Selection(self.prepared, s.micro_batch or s.batch, encode, self.start.kept)
 
     # one step
 
     def _one_step(self, step: int) -> None:
         s, process = self.settings, self.accelerator
         torch.manual_seed(_number(s.seed, "dropout", step, process.process_index))
-        image, label, mask, draws = self.batches.of(step)
+        lesson = self.batches.of(step)
         mine = _share(s.batch, process.num_processes, process.process_index)
         micro = torch.split(mine, s.micro_batch or len(mine))
         total = torch.zeros((), device=process.device)
@@ -180,12 +178,7 @@ class Trainer:
             last = i == len(micro) - 1
             # Gradients are exchanged between processes at the last micro-batch alone.
             with contextlib.nullcontext() if last else process.no_sync(self.learner):
-                loss = self.learner(
-                    image[part].to(process.device),
-                    label[part].to(process.device),
-                    None if mask is None else mask[part].to(process.device),
-                    Draws(*(d[part].to(process.device) for d in (draws.t, draws.noise, draws.drop))),
-                )
+                loss = self.learner(lesson.part(part, process.device))
                 # DDP averages over processes: weigh each part by its share of the whole batch.
                 weight = len(part) * process.num_processes / s.batch
                 process.backward(loss * weight)
@@ -195,16 +188,11 @@ class Trainer:
         if not (math.isfinite(value) and (math.isfinite(float(norm)) or process.scaler is not None)):
             self._stop_for_nan(step, value, float(norm))
         for group in self.optimizer.param_groups:
-            group["lr"] = self._learning_rate(step)
+            group["lr"] = learning_rate(s, step)
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.average.update_parameters(process.unwrap_model(self.learner).network)
         self.losses.append(value)
-
-    def _learning_rate(self, step: int) -> float:
-        s = self.settings
-        rate = s.learning_rate * min(1.0, step / s.warmup if s.warmup else 1.0)
-        return rate * 0.5 * (1 + math.cos(math.pi * step / s.steps)) if s.decay else rate
 
     def _average(self, average: Tensor, current: Tensor, count: Tensor | int) -> Tensor:
         n, s = int(count), self.settings
@@ -233,7 +221,7 @@ class Trainer:
             step=self.step,
             steps=self.settings.steps,
             loss=sum(self.losses) / len(self.losses),
-            learning_rate=self._learning_rate(self.step),
+            learning_rate=learning_rate(self.settings, self.step),
             images_per_second=speed * self.settings.batch,
             seconds_left=(self.settings.steps - self.step) / speed,
         )
@@ -241,11 +229,23 @@ class Trainer:
         self.log.write(line, seconds)
         self.report(line)
 
-    def _save_weights(self, path: Path) -> None:
-        if self.accelerator.is_main_process:
-            path.parent.mkdir(exist_ok=True)
-            record = {"step": self.step, "data": self.prepared.fingerprint}
-            weights.save(path, self.average.module, record)
+    def _save_weights(self, path: Path, best: bool = False) -> None:
+        """Write the averaged weights of this step, or the selected ones where there is a selection."""
+        if not self.accelerator.is_main_process:
+            return
+        path.parent.mkdir(exist_ok=True)
+        network: nn.Module = self.average.module
+        record = {"step": self.step, "data": self.prepared.fingerprint, **self.start.attached}
+        if best and self.selection is not None:
+            network = copy.deepcopy(network)
+            network.load_state_dict(self.selection.best)
+            record["step"], record["val_dice"] = self.selection.chosen
+        weights.save(path, network, record)
+
+    def _look(self) -> None:
+        if self.selection is not None and self.accelerator.is_main_process:
+            self.selection.look(self.step, self.average.module, self.accelerator.device)
+            self.selection.write(self.log.folder / f"{self.name}-selection.csv")
 
     def _draw_samples(self) -> None:
         if not (self.accelerator.is_main_process and self.name == "denoiser"):
@@ -262,12 +262,12 @@ class Trainer:
             self.state.save(self.run.path / "checkpoints", self.name, self.step)
 
 
-def _check_fit(name: str, settings: Any, prepared: Prepared) -> None:
+def _check_fit(name: str, settings: Any, prepared: Prepared, crop: int) -> None:
     _, channels, size, _ = prepared.images.shape
-    if (settings.size, settings.channels) != (size, channels):
+    if (settings.size, settings.channels) != (crop or size, channels):
         raise ConfigError(
             f"size = {settings.size}, channels = {settings.channels}, but the prepared slices have "
-            f"size {size} and {channels} channels.",
+            f"size {size}{f', of which {crop} are cropped,' if crop else ''} and {channels} channels.",
             where=f"[{name}]",
             repair="Change the table, or prepare the data at that size.",
         )

@@ -1,0 +1,111 @@
+"""What a network needs beside its weights: the backbone whose features it reads, the encoder of its sentences.
+
+Neither is part of its weights, so the file of these says by SHA-256 what they were learnt with.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tagmask.errors import ConfigError, RunError
+from tagmask.experiment import Experiment
+from tagmask.networks import weights
+from tagmask.networks.head import FeatureHead
+from tagmask.networks.kinds import reads_text
+from tagmask.text import TextEncoder, TextSettings
+
+__all__ = ["BACKBONE", "ENCODER", "TextReader", "attach_backbone", "open_reader"]
+
+BACKBONE, ENCODER = "backbone_sha256", "encoder_sha256"
+"""Keys of the metadata of weights."""
+
+
+@dataclass(frozen=True)
+class TextReader:
+    """How a network comes to its sentences.
+
+    Parameters
+    ----------
+    encoder
+        Frozen.
+    needed
+        Whether a picture without a sentence is refused; else the network has learnt to do without.
+    """
+
+    encoder: TextEncoder
+    needed: bool
+
+
+def attach_backbone(
+    network: Any, experiment: Experiment, *, name: str, learnt: Path, device: torch.device | str
+) -> None:
+    """Put the backbone that a head was trained on beside it; other networks have none.
+
+    Parameters
+    ----------
+    network, name
+        Of a run.
+    experiment
+        Its own, which may say that the backbone lies elsewhere now. Blocks, steps and noise are the head's.
+    learnt
+        The file of the network's weights, which names the backbone by its SHA-256.
+
+    Raises
+    ------
+    RunError, SecurityError
+        No such file, or another than that of the training.
+    ConfigError
+        A backbone that does not fit the head.
+    """
+    if isinstance(network, FeatureHead):
+        features, now = network.settings.features, getattr(experiment, name)
+        if now is not None:
+            features = replace(features, weights=now.features.weights)
+        known = weights.read_metadata(learnt)["metadata"].get(BACKBONE)
+        network.attach(weights.load_features(features, experiment.schedule.build(), known).to(device))
+
+
+def open_reader(
+    settings: TextSettings, network: Any, *, name: str, learnt: Path | None = None
+) -> TextReader | None:
+    """Open the text encoder that a network reads through; None for one that reads no text.
+
+    Parameters
+    ----------
+    settings
+        As the experiment has them.
+    network
+        Settings of the network.
+    name
+        Of the network, for messages.
+    learnt
+        The file of its weights, which names the encoder by its SHA-256. None before it is trained.
+
+    Raises
+    ------
+    ConfigError, InputError, SecurityError
+        There is no such encoder, it cannot be loaded, or its width is not the network's.
+    RunError
+        It is another one than at training.
+    """
+    if not reads_text(network):
+        return None
+    encoder = TextEncoder(settings)
+    if encoder.width != network.text_width:
+        raise ConfigError(
+            f"text_width = {network.text_width}, but the text encoder {settings.encoder} has width {encoder.width}.",
+            where=f"[{name}]",
+            repair=f"Set {name}.text_width = {encoder.width}, or name another encoder under [text].",
+        )
+    known = None if learnt is None else weights.read_metadata(learnt)["metadata"].get(ENCODER)
+    if known not in (None, encoder.sha256):
+        raise RunError(
+            f"was learnt with a text encoder of SHA-256 {known}, but {settings.encoder} has {encoder.sha256}.",
+            where=learnt,
+            repair="Give the encoder of that training: --set text.encoder=FOLDER.",
+        )
+    return TextReader(encoder, needed=not getattr(network, "null_text", False))

@@ -1,0 +1,56 @@
+"""Settings that were chosen after training, and win over the experiment's: by tags, or by validation masks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from tagmask.config import build, plain, read_toml
+from tagmask.errors import RunError
+from tagmask.experiment import Experiment, layer
+
+__all__ = ["TAGS", "VAL_MASKS", "with_chosen"]
+
+TAGS = "tuned.toml"
+VAL_MASKS = "tuned-val-masks.toml"
+
+
+def with_chosen(path: Path, experiment: Experiment, *, tuned: bool, val_masks: str | None) -> dict[str, Any]:
+    """Lay what was chosen for a run over its experiment; give the table.
+
+    Parameters
+    ----------
+    path
+        The run's folder.
+    tuned
+        Whether to take tuned.toml, if it is there.
+    val_masks
+        The method for which to take what validation masks chose.
+
+    Raises
+    ------
+    ConfigError
+        A file that is damaged.
+    RunError
+        Nothing was chosen by masks for that method.
+    """
+    table = plain(experiment)
+    if tuned and (path / TAGS).is_file():
+        table = layer(table, read_toml(path / TAGS))
+        build(Experiment, table, where=path / TAGS)
+    if val_masks is not None:
+        table = layer(table, _chosen_by_masks(path, val_masks))
+        build(Experiment, table, where=path / VAL_MASKS)
+    return table
+
+
+def _chosen_by_masks(path: Path, method: str) -> dict[str, Any]:
+    """Give the settings of a method and its masks that `tagmask tune --criterion dice` chose."""
+    chosen = read_toml(path / VAL_MASKS).get("methods", {}) if (path / VAL_MASKS).is_file() else {}
+    if method not in chosen:
+        raise RunError(
+            f"nothing was chosen for {method} by validation masks.",
+            where=path,
+            repair=f"Run tagmask tune {path} --method {method} --criterion dice --masks PREPARED.",
+        )
+    return {"methods": {method: chosen[method]}}

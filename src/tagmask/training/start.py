@@ -1,0 +1,106 @@
+"""What a training begins with: the network, what lies beside it, and the slices it may learn from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import nn
+
+from tagmask.attachments import BACKBONE, ENCODER, TextReader, open_reader
+from tagmask.data.prepared import Prepared
+from tagmask.errors import InputError, RunError
+from tagmask.identity import mask_rows
+from tagmask.networks import weights
+from tagmask.networks.feature_cache import FeatureCache
+from tagmask.networks.gloria import Gloria
+from tagmask.networks.gloria_pair import load_encoder
+from tagmask.networks.head import HeadSettings
+from tagmask.networks.kinds import MASK_LEARNERS, NETWORKS
+from tagmask.networks.learnt import tagged
+from tagmask.plan import TrainSettings
+from tagmask.runs import Run
+from tagmask.training.kept import MEMORY, KeptFeatures
+
+__all__ = ["Start", "begin", "rows_to_learn"]
+
+
+@dataclass(frozen=True)
+class Start:
+    """A network that has learnt nothing yet, or what an earlier training has taught it.
+
+    Parameters
+    ----------
+    network
+        On the CPU; its backbone, if it has one, is on the device already.
+    reader
+        Of its sentences; None for one that reads none.
+    attached
+        SHA-256 of backbone and text encoder, for the metadata of its weights.
+    kept
+        Features of its backbone, where they are to be kept.
+    """
+
+    network: nn.Module
+    reader: TextReader | None = None
+    attached: dict[str, str] = field(default_factory=dict)
+    kept: KeptFeatures | None = None
+
+
+def begin(run: Run, name: str, device: torch.device | str) -> Start:
+    """Build a network of a run's experiment, with its backbone and its text encoder.
+
+    Raises
+    ------
+    ConfigError, InputError, RunError, SecurityError
+        A backbone or encoder that is not there or does not fit; no weights of the network it begins with.
+    """
+    experiment = run.experiment
+    settings, made = getattr(experiment, name), NETWORKS[name].module
+    reader = open_reader(experiment.text, settings, name=name)
+    attached = {} if reader is None else {ENCODER: reader.encoder.sha256}
+    if isinstance(settings, HeadSettings):
+        frozen = weights.load_features(settings.features, experiment.schedule.build())
+        attached[BACKBONE] = frozen.sha256
+        frozen = frozen.to(device)
+        keep = getattr(experiment.train, name).keep_features
+        kept = KeptFeatures(FeatureCache(frozen, MEMORY), device) if keep else None
+        return Start(made(settings.resolved(frozen)).attach(frozen), reader, attached, kept)
+    network: nn.Module = made(settings)
+    if isinstance(network, Gloria) and experiment.gloria_pair is not None:
+        path = run.weights_path("gloria_pair")
+        if not path.exists():
+            raise RunError(
+                "has no weights of the gloria_pair whose encoder gloria begins with.",
+                where=run.path,
+                repair="Train gloria_pair first, or leave its table out.",
+            )
+        load_encoder(network, weights.read_tensors(path), where=path)
+    return Start(network, reader, attached)
+
+
+def rows_to_learn(
+    run: Run, name: str, settings: TrainSettings, prepared: Prepared, reader: TextReader | None
+) -> np.ndarray:
+    """Give the places (n,) int64 of the slices a network learns from, rising: all of train, or the shots.
+
+    Raises
+    ------
+    InputError
+        No slice of the wanted tag, or slices without text for a network that cannot do without.
+    """
+    masks = name in MASK_LEARNERS
+    rows = mask_rows(run.path, prepared) if masks else prepared.split_indices("train")
+    rows = tagged(rows, prepared.labels, settings.only_tag)
+    if reader is None or not reader.needed:
+        return rows
+    silent = [row for row in rows.tolist() if not prepared.texts[row]]
+    if masks and silent:
+        raise InputError(
+            f"{len(silent)} of {len(rows)} training pictures have no text, {prepared.index[silent[0]]['id']!r} "
+            f"for instance, and the {name} is to be trained for pictures that have one.",
+            where=prepared.path,
+            repair=f"Give each a text, name others as data.shots, or use {name}.null_text = true.",
+        )
+    return np.setdiff1d(rows, silent)  # pairs of picture and sentence

@@ -1,0 +1,131 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+from scipy.stats import rankdata
+from torch import Tensor
+
+from tagmask.config import build
+from tagmask.errors import ConfigError
+from tagmask.methods import METHODS, settings_of
+from tagmask.methods.combined import Combined, CombinedSettings, ranks, shares
+from tagmask.types import Batch, Prediction
+
+
+@dataclass(frozen=True)
+class Fixed:
+    """A method that scores a picture by a function of it."""
+
+    of: Callable[[Tensor], Tensor]
+
+    def predict(self, batch: Batch, seed: int = 0) -> Prediction:
+        return Prediction(self.of(batch.image) + seed)
+
+
+def batch(count: int = 3) -> Batch:
+    image = torch.randn(count, 1, 6, 8, generator=torch.Generator().manual_seed(2))
+    return Batch(image, tuple(f"c/{i}" for i in range(count)))
+
+
+def combined(*functions: Callable[[Tensor], Tensor], **settings: Any) -> Combined:
+    members = {str(i): Fixed(f) for i, f in enumerate(functions)}
+    return Combined(members, CombinedSettings(**settings))
+
+
+def square(x: Tensor) -> Tensor:
+    return x.square()
+
+
+def gradient(x: Tensor) -> Tensor:
+    """A score that is not the same from left and from right."""
+    return x * torch.linspace(0.1, 1, x.shape[-1])
+
+
+def test_the_average_of_the_members_each_by_its_peak() -> None:
+    b = batch()
+    found = combined(square, lambda x: 1000 * gradient(x)).predict(b).score_map
+    for i in range(len(b)):
+        one, other = square(b.image[i]), gradient(b.image[i]).clamp(min=0)
+        torch.testing.assert_close(found[i], (one / one.max() + other / other.max()) / 2)
+
+
+def test_by_rank_only_the_order_counts() -> None:
+    b = batch()
+    found = combined(square, gradient, scale="rank").predict(b).score_map
+    bent = combined(lambda x: square(x).exp(), lambda x: gradient(x) ** 3, scale="rank").predict(b).score_map
+    torch.testing.assert_close(found, bent)
+    assert not torch.allclose(
+        found, combined(square, lambda x: -gradient(x), scale="rank").predict(b).score_map
+    )
+
+
+def test_members_are_equals_whatever_their_order() -> None:
+    b = batch()
+    torch.testing.assert_close(
+        combined(square, gradient).predict(b).score_map, combined(gradient, square).predict(b).score_map
+    )
+
+
+@pytest.mark.parametrize("scale", ["peak", "rank"])
+def test_with_flips_a_mirrored_picture_has_the_mirrored_map(scale: Any) -> None:
+    method, b = combined(gradient, scale=scale, flips=True), batch()
+    mirrored = Batch(b.image.flip(-1), b.ids)
+    found = method.predict(b).score_map
+    torch.testing.assert_close(found.flip(-1), method.predict(mirrored).score_map)
+    assert not torch.allclose(found, combined(gradient, scale=scale).predict(b).score_map)
+
+
+def test_the_seed_goes_to_the_members() -> None:
+    b = batch()
+    assert not torch.equal(combined(square).predict(b, 0).score_map, combined(square).predict(b, 7).score_map)
+
+
+def test_ranks_are_those_of_statistics() -> None:
+    maps = torch.randint(0, 9, (4, 1, 5, 7), generator=torch.Generator().manual_seed(0)).float()
+    for found, one in zip(ranks(maps), maps, strict=True):
+        expected = (rankdata(one.numpy().ravel()) - 1) / (one.numel() - 1)
+        torch.testing.assert_close(found.flatten(), torch.from_numpy(expected).float())
+
+
+def test_a_flat_map_has_no_say() -> None:
+    flat = torch.full((1, 1, 3, 3), 4.0)
+    assert ranks(flat).unique().tolist() == [0.5]
+    assert shares(-flat).tolist() == (0 * flat).tolist() and shares(0 * flat).tolist() == (0 * flat).tolist()
+
+
+def test_members_are_settings_of_known_methods() -> None:
+    table = {"members": {"cdm": {"noise_level": 50}, "grad_cam": {}}, "flips": True}
+    settings = settings_of("combined", table)
+    assert METHODS["combined"].needs_of(settings) == ("denoiser", "classifier")
+    assert METHODS["combined"].asks(settings) == {"conditional": True}
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ({"members": {}}, "members: none"),
+        ({"members": {"combined": {}}}, "members: combined"),
+        ({"scale": "max"}, "scale"),
+    ],
+)
+def test_settings_out_of_range_are_refused(table: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        build(CombinedSettings, table)
+
+
+@pytest.mark.parametrize(
+    ("members", "message"),
+    [
+        ({"cmd": {}}, "unknown method 'cmd'"),
+        ({"cdm": {"noise_levle": 5}}, r"members\.cdm\].*noise_levle"),
+        ({"unet": {}}, "unet learns from train masks"),
+    ],
+)
+def test_members_that_cannot_be_are_refused(members: dict[str, Any], message: str) -> None:
+    settings = settings_of("combined", {"members": members})
+    with pytest.raises(ConfigError, match=message):
+        METHODS["combined"].needs_of(settings)
