@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import reduce
-from itertools import product
 from typing import ClassVar, Self
 
 import torch
@@ -200,8 +198,8 @@ def upsampled_convolution(h: Tensor, weight: Tensor, size: int) -> Tensor:
 
     Equal to `conv2d(interpolate(h, size, mode="bilinear"), weight, padding=k // 2)`. A convolution is a sum over
     its k x k taps of a linear map of every pixel, shifted; such a map commutes with bilinear interpolation. So
-    each tap is applied where h is small, and what is brought to size has G channels instead of C: with s = size / 4
-    the work is a sixteenth, and so is what the backward pass has to remember.
+    each tap is applied where h is small, and what is brought to size has G channels instead of C. Interpolation and
+    shift are matrices of rows and of columns, which the sums over the taps of a column and of a row go into.
 
     Parameters
     ----------
@@ -215,17 +213,21 @@ def upsampled_convolution(h: Tensor, weight: Tensor, size: int) -> Tensor:
     -------
     (B, G, S, S), without a bias.
     """
-    r = weight.shape[-1] // 2
-    if h.shape[-1] == size:
-        return F.conv2d(h, weight, padding=r)
+    k, s = weight.shape[-1], h.shape[-1]
+    if s == size:
+        return F.conv2d(h, weight, padding=k // 2)
+    place = _shifted_interpolation(s, size, k, h)
+    taps = torch.einsum("gcij,bcyx->bgjxiy", weight, h).flatten(4)  # (B, G, j, x, i y)
+    rows = taps @ place  # (B, G, j, x, S)
+    return rows.permute(0, 1, 4, 2, 3).flatten(3) @ place
 
-    def tap(i: int, j: int) -> Tensor:
-        one = F.conv2d(h, weight[:, :, i : i + 1, j : j + 1])
-        one = F.interpolate(one, (size, size), mode="bilinear", align_corners=False)
-        return F.pad(one, (r - j, j - r, r - i, i - r)) if r else one  # a negative pad cuts
 
-    side = range(2 * r + 1)
-    return reduce(torch.add, (tap(i, j) for i, j in product(side, side)))
+def _shifted_interpolation(s: int, size: int, taps: int, like: Tensor) -> Tensor:
+    """Give (taps s, S): linear interpolation from s to S places, below itself shifted by every tap; 0 outside."""
+    one = torch.eye(s, dtype=like.dtype, device=like.device)[None]
+    place = F.interpolate(one, size, mode="linear", align_corners=False)[0]
+    place = F.pad(place, (taps // 2, taps // 2))
+    return torch.cat([place[:, i : i + size] for i in range(taps)])
 
 
 def pixel_features(features: Sequence[Tensor], size: int, index: Tensor) -> Tensor:
