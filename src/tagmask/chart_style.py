@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-__all__ = ["COLOURS", "DASHES", "INK", "LEGEND", "blank", "both", "drawn", "empty_axes"]
+__all__ = ["COLOURS", "DASHES", "INK", "LEGEND", "blank", "both", "drawn", "dress", "empty_axes"]
 
 INK = "#1f2430"
 COLOURS = ("#3558a8", "#c2510c", "#0f766e", "#8a3ffc", "#7a5c00", "#c2185b", "#44546a", "#111827")
@@ -31,13 +31,18 @@ def empty_axes(x: str, y: str) -> tuple[Figure, Axes]:
     """Give an empty chart with readable axes."""
     figure = blank(5.6, 4.0)
     axes = figure.add_subplot()
+    dress(axes, x, y)
+    return figure, axes
+
+
+def dress(axes: Axes, x: str, y: str) -> None:
+    """Make axes readable."""
     axes.set_xlabel(x, color=INK, fontsize=10)
     axes.set_ylabel(y, color=INK, fontsize=10)
     axes.tick_params(colors=INK, labelsize=9)
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(True, color="#d7dbe2", linewidth=0.6)
     axes.set_axisbelow(True)
-    return figure, axes
 
 
 def blank(width: float, height: float) -> Figure:

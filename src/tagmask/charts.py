@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tagmask.chart_style import COLOURS, DASHES, LEGEND, blank, both, empty_axes
+from tagmask.chart_style import COLOURS, DASHES, INK, LEGEND, blank, both, dress, empty_axes
 
-__all__ = ["SweepLine", "bands", "cloud", "panel", "sweep"]
+__all__ = ["SweepLine", "bands", "cloud", "panel", "side_by_side", "sweep"]
 
 
 class SweepLine(NamedTuple):
@@ -51,6 +51,51 @@ def sweep(lines: Mapping[str, SweepLine], *, x: str, y: str, log: bool = False) 
     axes.minorticks_off()
     axes.set_ylim(bottom=0)
     axes.legend(**LEGEND)
+    return both(figure)
+
+
+def side_by_side(
+    found: Mapping[str, Mapping[str, SweepLine]],
+    *,
+    x: str,
+    y: str,
+    ticks: Mapping[float, str],
+    log: bool = False,
+) -> dict[str, bytes]:
+    """Draw numbers with bars over the values of a setting, in panels side by side on one scale.
+
+    Parameters
+    ----------
+    found
+        Lines by name, by the title of their panel. A line of one name looks the same in every panel.
+    x, y
+        What the axes say.
+    ticks
+        What stands below each x.
+    log
+        Logarithmic x; every x is above 0.
+    """
+    figure = blank(4.6 * len(found) + 1.0, 4.0)
+    row = figure.subplots(1, len(found), sharey=True, squeeze=False)[0]
+    names = list(dict.fromkeys(name for lines in found.values() for name in lines))
+    for axes, (title, lines) in zip(row, found.items(), strict=True):
+        dress(axes, x, y if axes is row[0] else "")
+        axes.set_title(title, fontsize=10, color=INK, loc="right")
+        for name, line in lines.items():
+            n = names.index(name)
+            style: dict[str, Any] = {"color": COLOURS[n % 8], "linestyle": DASHES[n % 8], "label": name}
+            reach = np.nan_to_num(np.stack([line.y - line.low, line.high - line.y]))  # no bar of one repeat
+            axes.errorbar(line.x, line.y, reach, linewidth=1.8, marker="o", markersize=4, capsize=3, **style)
+        if log:
+            axes.set_xscale("log")
+        axes.set_xticks(list(ticks), list(ticks.values()))
+        axes.minorticks_off()
+    shown = {
+        label: handle for axes in row for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
+    }
+    figure.legend(
+        [shown[name] for name in names], names, fontsize=9, frameon=False, loc="outside right upper"
+    )
     return both(figure)
 
 

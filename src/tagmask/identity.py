@@ -13,7 +13,14 @@ from tagmask.data.shots import choose_shots, read_shots, shot_rows, write_shots
 from tagmask.errors import RunError
 from tagmask.experiment import Experiment
 
-__all__ = ["keep_shots", "mask_rows", "refuse_difference", "refuse_other_data", "shots_of"]
+__all__ = [
+    "keep_shots",
+    "mask_rows",
+    "refuse_difference",
+    "refuse_other_data",
+    "refuse_other_shots",
+    "shots_of",
+]
 
 _SHOTS = "shots.csv"
 
@@ -67,17 +74,27 @@ def keep_shots(run: Path, ids: tuple[str, ...] | None) -> None:
     RunError
         The list differs from the one that is there.
     """
+    if ids is not None:
+        refuse_other_shots(run, ids)
+        write_shots(run / _SHOTS, ids)
+
+
+def refuse_other_shots(run: Path, ids: tuple[str, ...] | None) -> None:
+    """Refuse other pictures than those whose masks a run was begun with.
+
+    Raises
+    ------
+    RunError
+        The list differs from the one that is there.
+    """
     path = run / _SHOTS
-    if ids is None:
-        return
-    if path.exists() and read_shots(path) != ids:
+    if ids is not None and path.exists() and read_shots(path) != ids:
         raise RunError(
             f"names other pictures than {', '.join(ids[:3])}{', ...' if len(ids) > 3 else ''}, which the "
             "experiment now gives.",
             where=path,
             repair="Give another output folder, or restore the list.",
         )
-    write_shots(path, ids)
 
 
 def mask_rows(run: Path, prepared: Prepared) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""The file of a benchmark: protocol, data sets, rows.
+"""The file of a benchmark: protocol, data sets, rows, figures.
 
     [protocol]                   a preset and what differs from it; or protocol = "cdm"
     preset = "tagmask"
@@ -10,34 +10,51 @@
     val = "data/brain-mri/val"                    masks of other patients, for the intensity threshold
     train = "prepared/brain-mri-supervised"       prepared folder, for the rows of mean mask and position
     published = ["hu2023-table1"]                 printed rows to stand beside ours
+    draws = ["0", "1"]                            repeats in which other training pictures were drawn
 
-    [[row]]                      "{data}" and "{fold}" stand for the set and the fold, in every path
+    [[row]]                      "{data}", "{fold}" and "{draw}" stand for set, fold and draw, in every path
     name = "CG-CDM"
     method = "cg_cdm"
     run = "runs/{data}"
     tuned = "tags"               RUN/tuned.toml; "none"; or a file of settings that were chosen on val masks
     tags = "given"               as `tagmask segment --tags`
 
+    [[row]]                      one row for each combination of varied values
+    name = "U-Net, {shots} masks"
+    method = "unet"
+    vary = { shots = [5, 20] }
+    run = "runs/{data}-{shots}-{draw}"
+    experiment = "experiments/{data}.toml"        trained first, where the run lacks what the method needs
+    train = ["data.shots={shots}", "data.draw={draw}"]
+
+    [[train]]                    what is trained before all rows: the backbone of some of them, for instance
+    experiment = "experiments/monuseg-backbone.toml"
+    run = "runs/monuseg-backbone"
+
+    [[figure]]                   NAME-DATA.png, .svg and .csv, beside the tables
+    name = "dice-against-masks"
+    x = "shots"
+
 Paths are relative to the current directory. An unknown key is refused with its nearest neighbour.
 """
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from tagmask.benchmarking.protocol import PRESETS, Protocol, Setup
+from tagmask.benchmarking.figures import FigurePlan
+from tagmask.benchmarking.names import braces, known
+from tagmask.benchmarking.protocol import PRESETS, Protocol
 from tagmask.benchmarking.published import PUBLISHED
+from tagmask.benchmarking.rows import RowPlan, expanded
 from tagmask.config import build, override, read_toml
 from tagmask.errors import ConfigError
-from tagmask.methods import METHODS
+from tagmask.networks.kinds import NETWORKS
 
-__all__ = ["Bench", "DataSet", "RowPlan", "Tags", "load_bench"]
-
-Tags = Literal["given", "predicted", "none"]
+__all__ = ["Bench", "DataSet", "Taught", "load_bench"]
 
 
 @dataclass(frozen=True)
@@ -52,6 +69,9 @@ class DataSet:
         What `tagmask evaluate` gets; `table` is for a truth that is a plain folder of masks.
     folds
         Names of the parts of a cross-validation; one nameless part by default.
+    draws
+        Names of repeats in which other training pictures were drawn, {draw} in run and train of a row and in
+        `train` here. Inputs and truth are the same in all, so a draw is a repeat as a noise seed is one.
     published
         Tables of papers to be shown beside ours; see `tagmask.benchmarking.published.PUBLISHED`.
     mask_labels
@@ -66,20 +86,37 @@ class DataSet:
     val: str | None = None
     train: str | None = None
     folds: tuple[str, ...] = ("",)
+    draws: tuple[str, ...] = ("",)
     published: tuple[str, ...] = ()
     mask_labels: tuple[int, ...] | None = None
     min_area_frac: float | None = None
 
     def __post_init__(self) -> None:
-        if not self.folds or len(set(self.folds)) < len(self.folds):
-            raise ConfigError(f"folds = {list(self.folds)}.", repair="Name each fold once.")
+        for key, names in (("fold", self.folds), ("draw", self.draws)):
+            if not names or len(set(names)) < len(names):
+                raise ConfigError(f"{key}s = {list(names)}.", repair=f"Name each {key} once.")
         if len(self.folds) > 1:
             for key in ("inputs", "truth"):
                 if "{fold}" not in getattr(self, key):
                     what = f"there are {len(self.folds)} folds, but {key} = {getattr(self, key)!r} is the same in all."
                     raise ConfigError(what, repair="Write {fold} where the fold's name belongs.")
+        for key in ("inputs", "truth", "table", "val"):
+            if "draw" in braces(getattr(self, key) or ""):
+                raise ConfigError(
+                    f"{key} = {getattr(self, key)!r} has {{draw}}, but a draw changes the training pictures alone.",
+                    repair="Use folds where the test pictures change.",
+                )
+        if "draw" in braces(self.train or "") and self.draws == ("",):
+            raise ConfigError(
+                f"train = {self.train!r}, but there are no draws.", repair='Add draws = ["0", ...].'
+            )
         for name in self.published:
-            _known(name, PUBLISHED, "table")
+            known(name, PUBLISHED, "table")
+
+    @property
+    def trivial_draws(self) -> tuple[str, ...]:
+        """Draws in which the rows that know next to nothing differ; one nameless draw if they do not."""
+        return self.draws if "draw" in braces(self.train or "") else ("",)
 
     @property
     def conventions(self) -> dict[str, Any]:
@@ -89,88 +126,89 @@ class DataSet:
 
 
 @dataclass(frozen=True)
-class RowPlan:
-    """A row of the table.
+class Taught:
+    """A run that is trained before all rows, if it is not there.
 
     Parameters
     ----------
-    name, method
-        Title, and a name of `METHODS`.
-    run
-        The run's folder, or one for each data set.
+    experiment, run
+        A file for `tagmask train`, and the folder.
+    networks
+        What is trained of it; by default all.
     set
-        Overrides, as `tagmask segment --set`.
-    snapshot
-        Use the weights after this many training steps.
-    tuned
-        "none", "tags" (RUN/tuned.toml, which must have settings of this method), or a TOML file with settings
-        chosen on val masks ([methods.NAME] and [mask]), with which the row is stamped.
-    tags
-        As `tagmask segment --tags`, or one for each setup, such as {mixed = "predicted", positives = "none"}:
-        one walk through the networks serves both.
-    seeds
-        Instead of the protocol's, for a method without noise.
-    data
-        Sets that the row is made on; all by default.
+        Overrides, as `tagmask train --set`.
     """
 
-    name: str
-    method: str
-    run: str | dict[str, str]
+    experiment: str
+    run: str
+    networks: tuple[str, ...] | None = None
     set: tuple[str, ...] = ()
-    snapshot: int | None = None
-    tuned: str = "none"
-    tags: Tags | dict[Setup, Tags] = "given"
-    seeds: tuple[int, ...] | None = None
-    data: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
-        _known(self.method, METHODS, "method")
-        if self.tuned not in ("none", "tags") and not self.tuned.endswith(".toml"):
-            raise ConfigError(
-                f"tuned = {self.tuned!r}.", repair='Use "none", "tags" or a .toml file of settings.'
-            )
-        if self.seeds is not None and (not self.seeds or len(set(self.seeds)) < len(self.seeds)):
-            raise ConfigError(f"seeds = {list(self.seeds)}.", repair="Name at least one, each once.")
-
-    def tags_of(self, setup: Setup) -> Tags:
-        """Where the tags of a setup come from."""
-        return self.tags[setup] if isinstance(self.tags, dict) else self.tags
-
-    def path(self, text: str, data: str, fold: str) -> Path:
-        """Put a data set and a fold into a path."""
-        return Path(text.replace("{data}", data).replace("{fold}", fold))
+        for name in self.networks or ():
+            known(name, NETWORKS, "network")
 
 
 @dataclass(frozen=True)
 class Bench:
-    """Methods x data sets x folds x noise seeds."""
+    """Methods x data sets x folds x draws x noise seeds."""
 
     protocol: Protocol
     data: Mapping[str, DataSet]
     rows: tuple[RowPlan, ...]
+    train: tuple[Taught, ...] = ()
+    figures: tuple[FigurePlan, ...] = ()
 
     def __post_init__(self) -> None:
-        names = [row.name for row in self.rows]
-        twins = sorted({name for name in names if names.count(name) > 1})
-        if twins:
-            raise ConfigError(f"two rows are called {twins[0]!r}.", where="[[row]]", repair="Rename one.")
+        for what, names in (
+            ("rows", [r.name for r in self.rows]),
+            ("figures", [f.name for f in self.figures]),
+        ):
+            twins = sorted({name for name in names if names.count(name) > 1})
+            if twins:
+                where = f"[[{what.removesuffix('s')}]]"
+                raise ConfigError(f"two {what} are called {twins[0]!r}.", where=where, repair="Rename one.")
         for row in self.rows:
-            where = f"[[row]] {row.name}"
-            for name in row.data or ():
-                _known(name, self.data, "data set", where)
-            if isinstance(row.run, dict):
-                for name in row.run:
-                    _known(name, self.data, "data set", where)
-                for name in self.sets(row):
-                    if name not in row.run:
-                        raise ConfigError(f"run names no folder for {name}.", where=where, repair="Add it.")
-            if isinstance(row.tags, dict) and (absent := set(self.protocol.setups) - set(row.tags)):
-                raise ConfigError(f"tags says nothing of {sorted(absent)[0]}.", where=where, repair="Add it.")
+            self._check_row(row, f"[[row]] {row.name}")
+        for figure in self.figures:
+            figure.check(self.protocol, {name: self._rows_of(name) for name in self.data})
+
+    def _check_row(self, row: RowPlan, where: str) -> None:
+        """Refuse a row that does not fit the data sets or the protocol."""
+        for name in row.data or ():
+            known(name, self.data, "data set", where)
+        if isinstance(row.run, dict):
+            for name in row.run:
+                known(name, self.data, "data set", where)
+            for name in self.sets(row):
+                if name not in row.run:
+                    raise ConfigError(f"run names no folder for {name}.", where=where, repair="Add it.")
+        if isinstance(row.tags, dict) and (absent := set(self.protocol.setups) - set(row.tags)):
+            raise ConfigError(f"tags says nothing of {sorted(absent)[0]}.", where=where, repair="Add it.")
+        for name in self.sets(row):
+            if row.drawn(name) and self.data[name].draws == ("",):
+                raise ConfigError(
+                    f"it has {{draw}}, but [data.{name}] has no draws.",
+                    where=where,
+                    repair='Give the data set draws = ["0", ...].',
+                )
 
     def sets(self, row: RowPlan) -> Sequence[str]:
         """Names of the data sets that a row is made on."""
         return list(self.data) if row.data is None else row.data
+
+    def draws(self, row: RowPlan, data: str) -> tuple[str, ...]:
+        """Draws of a row on a data set; one nameless draw where the row is the same in all."""
+        return self.data[data].draws if row.drawn(data) else ("",)
+
+    def places(self, row: RowPlan) -> Iterator[tuple[str, str, str]]:
+        """Give every data set, fold and draw that a row is made on."""
+        for data in self.sets(row):
+            for fold in self.data[data].folds:
+                yield from ((data, fold, draw) for draw in self.draws(row, data))
+
+    def _rows_of(self, data: str) -> list[RowPlan]:
+        return [row for row in self.rows if data in self.sets(row)]
 
 
 @dataclass(frozen=True)
@@ -180,6 +218,8 @@ class _File:
     data: dict[str, Any]
     row: list[dict[str, Any]]
     protocol: str | dict[str, Any] = field(default_factory=dict)
+    train: list[dict[str, Any]] = field(default_factory=list)
+    figure: list[dict[str, Any]] = field(default_factory=list)
 
 
 def load_bench(path: Path, overrides: Sequence[str] = ()) -> Bench:
@@ -196,7 +236,7 @@ def load_bench(path: Path, overrides: Sequence[str] = ()) -> Bench:
             raise ConfigError(f"it has no {key}.", where=path, repair="Add [data.NAME] and [[row]] tables.")
     parts = {"preset": file.protocol} if isinstance(file.protocol, str) else dict(file.protocol)
     preset = parts.pop("preset", "tagmask")
-    _known(preset, PRESETS, "preset", f"{path} [protocol]")
+    known(preset, PRESETS, "preset", f"{path} [protocol]")
     protocol = build(Protocol, {**PRESETS[preset], **parts}, where=f"{path} [protocol]")
     data = {name: build(DataSet, table, where=f"{path} [data.{name}]") for name, table in file.data.items()}
     for name, one in data.items():
@@ -204,20 +244,22 @@ def load_bench(path: Path, overrides: Sequence[str] = ()) -> Bench:
             protocol.settings(**one.conventions)
         except ConfigError as error:
             raise ConfigError(error.what, where=f"{path} [data.{name}]", repair=error.repair) from None
-    rows = [
-        build(RowPlan, table, where=f"{path} [[row]] {table.get('name', number)}")
-        for number, table in enumerate(file.row, 1)
+    rows = [row for number, table in enumerate(file.row, 1) for row in _rows(path, table, number)]
+    train = [build(Taught, table, where=f"{path} [[train]]") for table in file.train]
+    figures = [
+        build(FigurePlan, table, where=f"{path} [[figure]] {table.get('name', number)}")
+        for number, table in enumerate(file.figure, 1)
     ]
     try:
-        return Bench(protocol, data, tuple(rows))
+        return Bench(protocol, data, tuple(rows), tuple(train), tuple(figures))
     except ConfigError as error:
         raise ConfigError(error.what, where=f"{path} {error.where}", repair=error.repair) from None
 
 
-def _known(name: str, names: Iterable[str], what: str, where: str = "") -> None:
-    """Refuse a name that is none of the known ones, with the nearest."""
-    known = list(names)
-    if name not in known:
-        near = difflib.get_close_matches(str(name), known, n=1)
-        guess = f"Did you mean {near[0]}?" if near else f"Known here: {', '.join(known)}."
-        raise ConfigError(f"unknown {what} {name!r}.", where=where, repair=guess)
+def _rows(path: Path, table: dict[str, Any], number: int) -> list[RowPlan]:
+    """Build the rows of one entry."""
+    where = f"{path} [[row]] {table.get('name', number)}"
+    try:
+        return [build(RowPlan, one, where=where) for one in expanded(table)]
+    except ConfigError as error:
+        raise ConfigError(error.what, where=error.where or where, repair=error.repair) from None

@@ -1,6 +1,6 @@
-"""A cell of a benchmark: one row on one fold with one seed, in a folder named after all that it depends on.
+"""A cell of a benchmark: one row on one fold with one draw and seed, in a folder named after all it depends on.
 
-    OUT/cells/CDM-brain-mri-seed0-3f2a.../
+    OUT/cells/CDM-brain-mri-seed0-3f2a.../     with draws CDM-brain-mri-draw1-seed0-...
         given/                      as `tagmask segment` writes it; one folder for each source of tags
         segmented.json              written last: what the cell is, its time and its memory
         evaluation-9b1c.../
@@ -21,8 +21,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from tagmask.benchmarking.bench import Bench, RowPlan, Tags
-from tagmask.benchmarking.folds import Fold, digest
+from tagmask.benchmarking.bench import Bench
+from tagmask.benchmarking.folds import Fold, digest, place
+from tagmask.benchmarking.rows import RowPlan, Tags
 from tagmask.config import build, plain, read_toml
 from tagmask.data.prepared import Prepared
 from tagmask.errors import InputError, RunError
@@ -35,12 +36,14 @@ __all__ = ["Cell", "plan_cell"]
 
 @dataclass(frozen=True)
 class Cell:
-    """One row, one fold, one seed.
+    """One row, one fold, one draw, one seed.
 
     Parameters
     ----------
     row, fold, seed
         What it is.
+    draw
+        That of the row's training pictures; "" for a row that is the same in all.
     run
         Open, with the row's settings.
     identity
@@ -58,11 +61,13 @@ class Cell:
     identity: Mapping[str, Any] = field(repr=False)
     modes: tuple[Tags, ...]
     home: Path
+    draw: str = ""
 
     @property
     def title(self) -> str:
         """Name for messages."""
-        return f"{self.row.name} on {self.fold.title}, seed {self.seed}"
+        where = place(self.fold.data, self.fold.fold, self.draw)
+        return f"{self.row.name} on {where}, seed {self.seed}"
 
     @cached_property
     def key(self) -> str:
@@ -78,8 +83,8 @@ class Cell:
     def folder(self) -> Path:
         """Where everything of the cell lies."""
         names = [self.row.name, self.fold.data, *([self.fold.fold] if self.fold.fold else [])]
-        slug = re.sub(r"[^A-Za-z0-9.]+", "-", "-".join(names)).strip("-.")[:80]
-        return self.home / f"{slug}-seed{self.seed}-{self.key[:12]}"
+        slug, draw = _slug("-".join(names))[:80], f"-draw{_slug(self.draw)}" if self.draw else ""
+        return self.home / f"{slug}{draw}-seed{self.seed}-{self.key[:12]}"
 
     @property
     def evaluations(self) -> Path:
@@ -107,9 +112,15 @@ class Cell:
             "key": self.evaluation_key,
             "row": self.row.name,
             "fold": self.fold.title,
+            "draw": self.draw,
             "seed": self.seed,
         }
         _write(self.evaluations / "evaluated.json", content)
+
+
+def _slug(text: str) -> str:
+    """Leave what every file system takes."""
+    return re.sub(r"[^A-Za-z0-9.]+", "-", text).strip("-.")
 
 
 def _record(path: Path, key: str) -> dict[str, Any] | None:
@@ -126,7 +137,7 @@ def _write(path: Path, content: Mapping[str, Any]) -> None:
         temporary.write_text(json.dumps(content, indent=1, default=str) + "\n", encoding="utf-8")
 
 
-def plan_cell(bench: Bench, row: RowPlan, fold: Fold, seed: int, home: Path) -> Cell:
+def plan_cell(bench: Bench, row: RowPlan, fold: Fold, seed: int, home: Path, draw: str = "") -> Cell:
     """Open the run of a cell and find out all that its masks depend on. Nothing is computed.
 
     Raises
@@ -136,7 +147,7 @@ def plan_cell(bench: Bench, row: RowPlan, fold: Fold, seed: int, home: Path) -> 
     ConfigError, InputError
         Settings that do not fit, or that were to be chosen and were not.
     """
-    run = _open(row, fold)
+    run = _open(row, fold, draw)
     needs = run.needs(row.method)
     for need in needs:
         if not run.weights_path(need).is_file():
@@ -162,13 +173,12 @@ def plan_cell(bench: Bench, row: RowPlan, fold: Fold, seed: int, home: Path) -> 
         "seed": seed,
         "inputs": fold.inputs_digest,
     }
-    return Cell(row, fold, seed, run, identity, modes, home)
+    return Cell(row, fold, seed, run, identity, modes, home, draw)
 
 
-def _open(row: RowPlan, fold: Fold) -> Run:
+def _open(row: RowPlan, fold: Fold, draw: str) -> Run:
     """Open the run with the settings that the row asks for."""
-    folder = row.run[fold.data] if isinstance(row.run, dict) else row.run
-    path = row.path(folder, fold.data, fold.fold)
+    path = row.folder(fold.data, fold.fold, draw)
     chosen: Sequence[str] = ()
     if row.tuned == "tags":
         run = Run.open(path, tuned=False)
@@ -179,7 +189,7 @@ def _open(row: RowPlan, fold: Fold) -> Run:
                 repair=f'Run `tagmask tune {path} --method {row.method} ...`, or use tuned = "none".',
             )
     elif row.tuned != "none":
-        file = row.path(row.tuned, fold.data, fold.fold)
+        file = row.path(row.tuned, fold.data, fold.fold, draw)
         build(_Tuned, read_toml(file), where=file)
         chosen = _assignments(read_toml(file))
     return Run.open(path, overrides=[*chosen, *row.set], snapshot=row.snapshot, tuned=row.tuned == "tags")

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 
 from tagmask.benchmarking.bench import Bench
+from tagmask.benchmarking.names import fill
 from tagmask.data.prepared import Prepared
 from tagmask.data.sources import sha256
 from tagmask.data.table import Case, read_inputs
-from tagmask.errors import InputError
+from tagmask.errors import InputError, TagmaskError
 from tagmask.scoring.matching import TruthCase, truth_cases
 from tagmask.scoring.protocol import EvaluateSettings
 
-__all__ = ["Fold", "Hashes", "open_fold"]
+__all__ = ["Fold", "Folds", "Hashes", "open_fold", "open_folds", "place"]
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,17 @@ def digest(content: object) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
 
 
+def place(data: str, fold: str, draw: str = "") -> str:
+    """Name a part of a data set for messages.
+
+    Examples
+    --------
+    >>> place("toy", "", "0")
+    'toy, draw 0'
+    """
+    return data + (f", fold {fold}" if fold else "") + (f", draw {draw}" if draw else "")
+
+
 @dataclass(frozen=True)
 class Fold:
     """The files of one fold.
@@ -56,6 +68,8 @@ class Fold:
     ----------
     data, fold
         Names; a set without folds has one called "".
+    draw
+        That of the train set; "" where it is the same in all.
     inputs, truth, table, val, train
         Paths, as `tagmask segment` and `tagmask evaluate` get them.
     settings
@@ -68,6 +82,7 @@ class Fold:
 
     data: str
     fold: str
+    draw: str
     inputs: Path
     truth: Path
     table: Path | None
@@ -80,7 +95,7 @@ class Fold:
     @property
     def title(self) -> str:
         """Name for messages."""
-        return f"{self.data}, fold {self.fold}" if self.fold else self.data
+        return place(self.data, self.fold)
 
     @cached_property
     def images(self) -> frozenset[str]:
@@ -116,7 +131,7 @@ class Fold:
         ]
 
 
-def open_fold(bench: Bench, data: str, fold: str, hashes: Hashes) -> Fold:
+def open_fold(bench: Bench, data: str, fold: str, hashes: Hashes, draw: str = "") -> Fold:
     """List the files of a fold and refuse what could not give numbers.
 
     Raises
@@ -127,13 +142,14 @@ def open_fold(bench: Bench, data: str, fold: str, hashes: Hashes) -> Fold:
     one = bench.data[data]
 
     def path(text: str | None) -> Path | None:
-        return None if text is None else Path(text.replace("{data}", data).replace("{fold}", fold))
+        return None if text is None else Path(fill(text, {"data": data, "fold": fold, "draw": draw}))
 
     inputs, truth = path(one.inputs), path(one.truth)
     assert inputs is not None and truth is not None
     found = Fold(
         data,
         fold,
+        draw,
         inputs,
         truth,
         path(one.table),
@@ -145,6 +161,33 @@ def open_fold(bench: Bench, data: str, fold: str, hashes: Hashes) -> Fold:
     )
     _check_tags(found, mixed="mixed" in bench.protocol.setups)
     _check_names(found)
+    return found
+
+
+Folds = Mapping[tuple[str, str, str], Fold]
+"""Data set, fold and draw -> what it is made of; a draw called "" is that of rows that are the same in all."""
+
+
+def open_folds(bench: Bench, fail: Callable[[str, Exception], None]) -> Folds:
+    """Open every fold for every draw, and read every file once, before anything is computed.
+
+    Parameters
+    ----------
+    fail
+        Called with the name of a fold that cannot be used, and what is wrong with it.
+    """
+    hashes, found = Hashes(), dict[tuple[str, str, str], Fold]()
+    for data, one in bench.data.items():
+        for fold in one.folds:
+            try:
+                for draw in one.trivial_draws:
+                    opened = open_fold(bench, data, fold, hashes, draw)
+                    opened.inputs_digest, opened.truth_digest  # noqa: B018
+                    served = one.draws if one.trivial_draws == ("",) else (draw,)
+                    found.update({(data, fold, name): opened for name in served})
+                found[data, fold, ""] = found[data, fold, one.draws[0]]
+            except (TagmaskError, OSError) as error:
+                fail(place(data, fold), error)
     return found
 
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import product
 
 import numpy as np
 
 from tagmask.benchmarking.bench import Bench
 from tagmask.benchmarking.cells import Cell
 from tagmask.benchmarking.numbers import Repeat, RowNumbers, paired_tests, read_row, rows_of
+from tagmask.benchmarking.rows import Value
 from tagmask.benchmarking.tables import DataTable, Line
 
 __all__ = ["gather"]
@@ -32,6 +34,8 @@ class _Row:
     repeats: int
     of: int
     costs: dict[str, float]
+    line: str = ""
+    vary: Mapping[str, Value] = field(default_factory=dict)
 
 
 def gather(plan: Bench, data: str, finished: Sequence[Cell]) -> DataTable | None:
@@ -39,18 +43,19 @@ def gather(plan: Bench, data: str, finished: Sequence[Cell]) -> DataTable | None
     mine = [cell for cell in finished if cell.fold.data == data]
     if not mine:
         return None
-    folds = plan.data[data].folds
+    one = plan.data[data]
     rows = [
-        _own(plan, cells, len(folds))
+        _own(plan, cells)
         for row in plan.rows
         if (cells := [cell for cell in mine if cell.row.name == row.name])
     ]
-    # The rows that know next to nothing are the same in every cell of a fold.
-    first = {cell.fold.fold: _repeat(plan, cell) for cell in reversed(mine)}
-    repeats = [first[fold] for fold in folds if fold in first]
+    # The rows that know next to nothing are the same in every cell of a fold, or of a fold's draw if they learn.
+    first = {(cell.fold.fold, cell.fold.draw): _repeat(plan, cell) for cell in reversed(mine)}
+    repeats = [first[key] for key in product(one.folds, one.trivial_draws) if key in first]
     keys = [rows_of(repeat.evaluations[plan.protocol.setups[0]]) for repeat in repeats]
     for key in (key for key in keys[0][1:] if all(key in other for other in keys)):
-        rows.append(_Row(read_row(repeats, key, plan.protocol), "", len(repeats), len(folds), {}))
+        of = len(one.folds) * len(one.trivial_draws)
+        rows.append(_Row(read_row(repeats, key, plan.protocol), "", len(repeats), of, {}))
     tests = {s: paired_tests([row.numbers for row in rows], s) for s in plan.protocol.setups}
     lines = [
         Line(
@@ -62,15 +67,19 @@ def gather(plan: Bench, data: str, finished: Sequence[Cell]) -> DataTable | None
             row.repeats,
             row.of,
             row.costs,
+            row.line,
+            row.vary,
         )
         for i, row in enumerate(rows)
     ]
-    return DataTable(data, *_facts(plan, repeats, len(folds)), lines, plan.data[data].published)
+    # Every draw has the slices of its fold.
+    once = list({repeat.fold: repeat for repeat in reversed(repeats)}.values())[::-1]
+    return DataTable(data, *_facts(plan, once, len(one.folds)), lines, one.published)
 
 
-def _own(plan: Bench, cells: Sequence[Cell], folds: int) -> _Row:
+def _own(plan: Bench, cells: Sequence[Cell]) -> _Row:
     """Gather one row of the benchmark file."""
-    row = cells[0].row
+    row, data = cells[0].row, cells[0].fold.data
     numbers = read_row([_repeat(plan, cell) for cell in cells], "method", plan.protocol)
     if row.tuned not in ("none", "tags"):
         numbers = replace(numbers, reads=f"{numbers.reads}, val masks")
@@ -82,7 +91,8 @@ def _own(plan: Bench, cells: Sequence[Cell], folds: int) -> _Row:
         if values:
             typical = np.mean if column == "seconds_per_image" else np.max
             costs[column] = float(typical(values)) / unit
-    return _Row(numbers, row.method, len(cells), folds * len(seeds), costs)
+    of = len(plan.data[data].folds) * len(plan.draws(row, data)) * len(seeds)
+    return _Row(numbers, row.method, len(cells), of, costs, row.line or row.name, row.vary)
 
 
 def _repeat(plan: Bench, cell: Cell) -> Repeat:

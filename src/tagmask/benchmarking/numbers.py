@@ -23,7 +23,7 @@ _NAN = float("nan")
 
 
 class Repeat(NamedTuple):
-    """One fold and one seed: the folder of its evaluation for each setup."""
+    """One fold, one draw of the training pictures and one seed: the folder of its evaluation for each setup."""
 
     fold: str
     evaluations: Mapping[str, Path]
@@ -133,7 +133,7 @@ def read_row(repeats: Sequence[Repeat], row: str, protocol: Protocol) -> RowNumb
 
 
 def _by_metric(evaluations: Sequence[Path], row: str, setup: str) -> dict[tuple[str, str], dict[str, object]]:
-    """Mean and sd over the seeds of one fold, by (per, metric)."""
+    """Mean and sd over the draws and seeds of one fold, by (per, metric)."""
     lines = combine([evaluation / "summary.json" for evaluation in evaluations])
     return {(str(n["per"]), str(n["metric"])): n for n in lines if (n["row"], n["subset"]) == (row, setup)}
 
@@ -153,7 +153,7 @@ def merged(folds: Sequence[Mapping[str, object]]) -> tuple[float, float, int]:
 
 
 def _records(evaluation: Path, row: str, setup: str, fold: str) -> list[SliceRecord]:
-    """Slices of a row and setup as they were evaluated; a patient belongs to its fold."""
+    """Slices of a row and setup as they were evaluated; a patient belongs to its fold, and is one in all draws."""
     with (evaluation / "per_slice.csv").open(newline="", encoding="utf-8") as file:
         lines = [
             line

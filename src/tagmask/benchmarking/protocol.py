@@ -9,10 +9,13 @@ from typing import Any, Literal
 from tagmask.errors import ConfigError
 from tagmask.scoring.protocol import EvaluateSettings
 
-__all__ = ["PRESETS", "Metric", "Protocol", "Setup"]
+__all__ = ["METRIC_NAMES", "PRESETS", "Metric", "Protocol", "Setup"]
 
 Setup = Literal["positives", "mixed"]
 Metric = Literal["dice", "iou", "hd95", "auprc"]
+
+METRIC_NAMES: Mapping[str, str] = {"dice": "Dice", "iou": "mIoU", "hd95": "HD95", "auprc": "AUPRC"}
+"""As the papers' tables head their columns."""
 
 PRESETS: Mapping[str, Mapping[str, Any]] = {
     "tagmask": {},

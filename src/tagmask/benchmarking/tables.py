@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from tagmask.benchmarking.numbers import Number, PairedTest
-from tagmask.benchmarking.protocol import Protocol
+from tagmask.benchmarking.protocol import METRIC_NAMES, Protocol
 from tagmask.benchmarking.published import Printed, published_table
+from tagmask.benchmarking.rows import Value
 from tagmask.scoring.scoreboard import plain, write_csv, write_text
 
 __all__ = ["CSV_COLUMNS", "DataTable", "Line", "show_number", "show_printed", "write_tables"]
@@ -20,8 +21,7 @@ CSV_COLUMNS = (
     *("data", "row", "source", "method", "reads", "setup", "per", "metric", "mean", "sd", "repeats"),
     *("low", "high", "p", "against", "patients"),
 )
-"""Columns of table.csv."""
-_NAMES = {"dice": "Dice", "iou": "mIoU", "hd95": "HD95", "auprc": "AUPRC"}
+"""Columns of table.csv; those of varied settings stand before the setup."""
 _HERE = "here"
 _NAN = float("nan")
 
@@ -42,6 +42,8 @@ class Line:
         Finished cells, and how many there should be.
     costs
         "seconds_per_image" and "peak_memory_mb", "peak_gpu_mb" where they were measured.
+    line, vary
+        Its line in a figure, and the values of its varied settings.
     """
 
     title: str
@@ -52,6 +54,8 @@ class Line:
     repeats: int
     of: int
     costs: Mapping[str, float]
+    line: str = ""
+    vary: Mapping[str, Value] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -87,7 +91,8 @@ def write_tables(
     Parameters
     ----------
     record
-        What table.json and the notes say besides: "failed" cells, "memory_measured", environment.
+        What table.json and the notes say besides: "failed" cells, "trained" networks, "memory_measured",
+        environment.
 
     Returns
     -------
@@ -95,7 +100,9 @@ def write_tables(
         The Markdown.
     """
     csv_lines = [line for table in tables for line in _csv(table, protocol)]
-    write_csv(out / "table.csv", CSV_COLUMNS, csv_lines)
+    varied = dict.fromkeys(name for table in tables for line in table.lines for name in line.vary)
+    place = CSV_COLUMNS.index("setup")
+    write_csv(out / "table.csv", (*CSV_COLUMNS[:place], *varied, *CSV_COLUMNS[place:]), csv_lines)
     text = _markdown(tables, protocol, record)
     write_text(out / "table.md", text)
     content = {
@@ -111,8 +118,8 @@ def write_tables(
 
 def _csv(table: DataTable, protocol: Protocol) -> Iterator[dict[str, object]]:
     for line in table.lines:
-        head = {"data": table.data, "row": line.title, "source": _HERE}
-        head |= {"method": line.method, "reads": line.reads}
+        head: dict[str, object] = {"data": table.data, "row": line.title, "source": _HERE}
+        head |= {"method": line.method, "reads": line.reads, **line.vary}
         for (setup, metric), number in line.numbers.items():
             test = line.tests.get(setup) if metric == "dice" else None
             yield {
@@ -148,7 +155,7 @@ def _rows(table: DataTable, protocol: Protocol) -> Iterator[str]:
     columns = [(setup, metric) for setup in protocol.setups for metric in protocol.metrics]
     costs = [c for c in _COSTS if any(c in line.costs for line in table.lines)]
     unit = f" [{table.hd95_unit}]"
-    heads = [f"{_NAMES[m]}{unit if m == 'hd95' else ''}, {setup}" for setup, m in columns]
+    heads = [f"{METRIC_NAMES[m]}{unit if m == 'hd95' else ''}, {setup}" for setup, m in columns]
     tests = [f"p (Dice, {setup})" for setup in protocol.setups]
     head = ["row", "source", "reads", "repeats", *heads, *tests, *(_COSTS[c][0] for c in costs)]
     yield _line(head)
@@ -211,9 +218,9 @@ def _notes(protocol: Protocol, record: Mapping[str, Any]) -> Iterator[str]:
     """Say the conventions, and what is missing."""
     over = {"image": "slices", "patient": "patients", "pooled": "all pixels, pooled"}
     yield (
-        f"Numbers here: mean ± standard deviation over noise seeds and folds [95 % bootstrap interval over "
-        f"patients]. Dice, mIoU and HD95 are means over {over[protocol.averaging]}, AUPRC over "
-        f"{over[protocol.auprc_over]}. Two empty masks count 1 in Dice and mIoU; HD95 with one mask empty: "
+        f"Numbers here: mean ± standard deviation over noise seeds, folds and draws of the training pictures "
+        f"[95 % bootstrap interval over patients]. Dice, mIoU and HD95 are means over {over[protocol.averaging]}, "
+        f"AUPRC over {over[protocol.auprc_over]}. Two empty masks count 1 in Dice and mIoU; HD95 with one mask empty: "
         f"{protocol.empty_hd}."
     )
     yield (

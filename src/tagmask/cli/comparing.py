@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from tagmask.cli.console import counter
+from tagmask.cli.console import comparing, counter
 from tagmask.cli.options import Device, MaskLabels, Method, Override, Overwrite, RunFolder, integers
 from tagmask.errors import ConfigError
 
@@ -19,22 +19,28 @@ Batch = Annotated[int | None, typer.Option(help="Slices at once; by default foun
 
 @app.command(epilog="Example: tagmask benchmark experiments/bench/brain-mri.toml -o results/bench-brain-mri")
 def benchmark(
-    bench: Annotated[Path, typer.Argument(metavar="BENCH", help="TOML file: protocol, data sets, rows.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the tables and cells/.")],
+    bench: Annotated[
+        Path, typer.Argument(metavar="BENCH", help="TOML file: protocol, data sets, rows, figures.")
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for tables, figures and cells/.")],
     overrides: Override = None,
     only: Annotated[
-        list[str] | None, typer.Option(metavar="ROW", help="Make this row alone. May be repeated.")
+        list[str] | None,
+        typer.Option(
+            metavar="ROW", help="Train and make this row alone, or the rows of this line. May be repeated."
+        ),
     ] = None,
     device: Device = "auto",
     batch: Batch = None,
 ) -> None:
-    """Compare methods over data sets, folds and noise seeds, in the form of the papers' tables.
+    """Compare methods over data sets, folds, draws and noise seeds, in the form of the papers' tables and figures.
 
-    The same command goes on after a stop; what is finished is not made again.
+    Rows that name an experiment are trained first, where that is not done. The same command goes on after a stop;
+    what is finished is not made again.
     """
     from tagmask.jobs.benchmark import benchmark as job
 
-    with counter("cells") as report:
+    with comparing() as (report, show):
         result = job(
             bench,
             out=out,
@@ -43,6 +49,7 @@ def benchmark(
             device=device,
             batch=batch,
             report=report,
+            training=show,
         )
     typer.echo(str(result))
     raise typer.Exit(result.exit_code)

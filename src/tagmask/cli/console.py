@@ -17,7 +17,7 @@ from tagmask.errors import InputError, ResourceError, TagmaskError
 if TYPE_CHECKING:
     from tagmask.training.progress import Progress as TrainingProgress
 
-__all__ = ["FAULT", "Log", "counter", "explain", "say", "training"]
+__all__ = ["FAULT", "Log", "comparing", "counter", "explain", "say", "training"]
 
 FAULT = 70
 _FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -72,8 +72,20 @@ def counter(what: str) -> Iterator[Callable[[int, int], None]]:
         To be called with (done, all).
     """
     with _bar() as bar:
-        task = bar.add_task(what, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+        yield _count(bar, what)
+
+
+@contextmanager
+def comparing() -> Iterator[tuple[Callable[[int, int], None], Callable[[TrainingProgress], None]]]:
+    """Show the cells of a benchmark, and its trainings.
+
+    Yields
+    ------
+    callable, callable
+        As :func:`counter` and :func:`training` give them.
+    """
+    with _bar() as bar:
+        yield _count(bar, "cells"), _lesson(bar)
 
 
 @contextmanager
@@ -85,6 +97,16 @@ def training() -> Iterator[Callable[[TrainingProgress], None]]:
     callable
         To be called with each `tagmask.training.progress.Progress`.
     """
+    with _bar() as bar:
+        yield _lesson(bar)
+
+
+def _count(bar: Progress, what: str) -> Callable[[int, int], None]:
+    task = bar.add_task(what, total=None)
+    return lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def _lesson(bar: Progress) -> Callable[[TrainingProgress], None]:
     tasks: dict[str, TaskID] = {}
 
     def show(p: TrainingProgress) -> None:
@@ -97,8 +119,7 @@ def training() -> Iterator[Callable[[TrainingProgress], None]]:
             tasks[p.network] = bar.add_task(text, total=p.steps)
         bar.update(tasks[p.network], completed=p.step, description=text)
 
-    with _bar() as bar:
-        yield show
+    return show
 
 
 def _bar() -> Progress:

@@ -1,7 +1,8 @@
-"""Methods x data sets x folds x noise seeds: segment and evaluate each cell, then the tables.
+"""Methods x data sets x folds x draws x noise seeds: train, segment and evaluate, then the tables and figures.
 
-The job does nothing that `segment`, `evaluate` and `combine` do not do by themselves, and so its numbers are
-theirs. A finished cell is not made again; see `tagmask.benchmarking.cells`.
+The job does nothing that `train`, `segment`, `evaluate` and `combine` do not do by themselves, and so its numbers
+are theirs. A network that is trained is not trained again, nor is a finished cell made again; see
+`tagmask.benchmarking.trainings` and `tagmask.benchmarking.cells`.
 """
 
 from __future__ import annotations
@@ -12,19 +13,24 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from tagmask.benchmarking.bench import Bench, load_bench
 from tagmask.benchmarking.cells import Cell, plan_cell
-from tagmask.benchmarking.folds import Fold, Hashes, open_fold
+from tagmask.benchmarking.figures import draw_figure
+from tagmask.benchmarking.folds import Folds, open_folds, place
 from tagmask.benchmarking.gather import gather
 from tagmask.benchmarking.memory import PeakMemory
+from tagmask.benchmarking.rows import RowPlan
 from tagmask.benchmarking.tables import write_tables
+from tagmask.benchmarking.trainings import Training, training_of, training_of_taught
 from tagmask.config import plain
 from tagmask.errors import ConfigError, InputError, TagmaskError
 from tagmask.jobs.evaluate import evaluate
 from tagmask.jobs.segment import SegmentResult, segment
+from tagmask.jobs.train import Progress, train
 from tagmask.machine import device_of, environment
 from tagmask.memo import Memo, Variant, lend
 
@@ -47,6 +53,10 @@ class BenchmarkResult:
         Cells made now, and those that were there already.
     failed
         What could not be made, with the reason.
+    trained
+        Networks trained now, with the run of each.
+    figures
+        Files of figures.
     """
 
     out: Path
@@ -54,6 +64,8 @@ class BenchmarkResult:
     done: tuple[str, ...]
     skipped: tuple[str, ...]
     failed: dict[str, str]
+    trained: tuple[str, ...] = ()
+    figures: tuple[Path, ...] = ()
 
     @property
     def exit_code(self) -> int:
@@ -62,7 +74,8 @@ class BenchmarkResult:
 
     def __str__(self) -> str:
         counts = f"{len(self.done)} cells made, {len(self.skipped)} there already, {len(self.failed)} failed"
-        return f"{self.table}\n{counts} -> {self.out}"
+        lines = [f"trained {name}" for name in self.trained] + [f"-> {file}" for file in self.figures]
+        return "\n".join([self.table, *lines, f"{counts} -> {self.out}"])
 
 
 def benchmark(
@@ -74,29 +87,33 @@ def benchmark(
     device: str = "auto",
     batch: int | None = None,
     report: Callable[[int, int], None] = lambda done, total: None,
+    training: Callable[[Progress], None] = lambda _: None,
 ) -> BenchmarkResult:
-    """Make every cell of a benchmark that is not there yet, and write the tables.
+    """Train what is missing, make every cell of a benchmark that is not there yet, and write tables and figures.
 
     Parameters
     ----------
     bench
         A benchmark file; see `tagmask.benchmarking.bench`.
     out
-        Folder for table.md, table.csv, table.json and cells/. Call again to go on, or after a change of the
+        Folder for table.md, table.csv, table.json, figures and cells/. Call again to go on, or after a change of the
         file: only what changed is made anew.
     overrides
         `a.b=c` assignments on the file's protocol and data, for instance "protocol.seeds=[0]".
     only
-        Make the cells of these rows alone; the tables hold all that is finished.
+        Train and make the cells of these rows alone, by name or by `line`; the tables hold all that is finished.
     device, batch
         As of `segment`.
     report
         Called with (cells seen to, all cells).
+    training
+        Called with each line of the log of a training.
 
     Returns
     -------
     BenchmarkResult
-        A cell that fails is named there, in the log and in the tables; the others are made all the same.
+        A cell or training that fails is named there, in the log and in the tables; the others are made all the
+        same.
 
     Raises
     ------
@@ -105,16 +122,20 @@ def benchmark(
     """
     out, file = Path(out), Path(bench)
     plan, device = load_bench(file, overrides), device_of(device)
+    names = {row.name: row for row in plan.rows}
     for name in only:
-        if name not in (names := [row.name for row in plan.rows]):
+        if name not in names and name not in {row.line for row in plan.rows}:
             raise ConfigError(f"there is no row {name!r}.", where=file, repair=f"Rows: {', '.join(names)}.")
+    wanted = {name for name, row in names.items() if not only or {name, row.line} & set(only)}
     failed: dict[str, str] = {}
-    cells = list(_plan(plan, out / "cells", failed))
+    folds = open_folds(plan, partial(_fail, failed))
+    trained = _train(plan, wanted, folds, failed, training)
+    cells = list(_plan(plan, wanted, folds, out / "cells", failed))
     done, skipped = [], []
     for count, cell in enumerate(cells, 1):
         if cell.evaluated and cell.segmented:
             skipped.append(cell.title)
-        elif not only or cell.row.name in only:
+        elif cell.row.name in wanted:
             try:
                 _make(cell, device, batch)
                 done.append(cell.title)
@@ -127,14 +148,17 @@ def benchmark(
         "bench": file,
         "protocol": plain(plan.protocol),
         "failed": failed,
+        "trained": trained,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "environment": environment(),
     }
     if finished:
         record["memory_measured"] = (finished[0].segmented or {}).get("memory_measured", "")
-    return BenchmarkResult(
-        out, write_tables(out, tables, plan.protocol, record), tuple(done), tuple(skipped), failed
-    )
+    text = write_tables(out, tables, plan.protocol, record)
+    figures = [
+        file for figure in plan.figures for table in tables for file in draw_figure(figure, table, out)
+    ]
+    return BenchmarkResult(out, text, tuple(done), tuple(skipped), failed, tuple(trained), tuple(figures))
 
 
 def _fail(failed: dict[str, str], title: str, error: Exception) -> None:
@@ -144,27 +168,58 @@ def _fail(failed: dict[str, str], title: str, error: Exception) -> None:
     log.debug("%s failed", title, exc_info=error)
 
 
-def _plan(plan: Bench, home: Path, failed: dict[str, str]) -> Iterator[Cell]:
-    """Give every cell that can be made, and note what cannot before anything is computed."""
-    hashes, folds = Hashes(), dict[tuple[str, str], Fold]()
-    for data, one in plan.data.items():
-        for fold in one.folds:
-            try:
-                opened = open_fold(plan, data, fold, hashes)
-                opened.inputs_digest, opened.truth_digest  # noqa: B018 - every file is read once, here
-                folds[data, fold] = opened
-            except (TagmaskError, OSError) as error:
-                _fail(failed, f"{data}, fold {fold}" if fold else data, error)
+def _train(
+    plan: Bench,
+    wanted: set[str],
+    folds: Folds,
+    failed: dict[str, str],
+    report: Callable[[Progress], None],
+) -> list[str]:
+    """Train what the runs of the wanted rows lack, each once, and say which networks that were."""
+    asked: list[tuple[str, Callable[[], Training | None]]] = [
+        (f"training of {taught.run}", partial(training_of_taught, taught)) for taught in plan.train
+    ]
+    for row in (row for row in plan.rows if row.name in wanted):
+        asked += [(_title(row, at), partial(training_of, row, *at)) for at in plan.places(row) if at in folds]
+    trained, broken = list[str](), dict[Training, Exception]()
+    for title, ask in asked:
+        training = None
+        try:
+            if (training := ask()) is None:
+                continue
+            if training in broken:
+                raise broken[training]
+            experiment = training.load()
+            for network in training.lacking(experiment):
+                log.info("%s: the %s is trained in %s", title, network, training.run)
+                train(experiment, out=training.run, only=network, report=report)
+                trained.append(f"{network} -> {training.run}")
+        except Exception as error:
+            if training is not None:
+                broken[training] = error
+            _fail(failed, title, error)
+    return trained
+
+
+def _plan(plan: Bench, wanted: set[str], folds: Folds, home: Path, failed: dict[str, str]) -> Iterator[Cell]:
+    """Give every cell that can be made, and note what cannot; a row that was not to be trained is left out."""
     for row in plan.rows:
-        for data in plan.sets(row):
-            for fold in plan.data[data].folds:
-                if (data, fold) not in folds:
+        for at in plan.places(row):
+            if at not in folds or (title := _title(row, at)) in failed:
+                continue
+            seeds = plan.protocol.seeds if row.seeds is None else row.seeds
+            try:
+                training = None if row.name in wanted else training_of(row, *at)
+                if training is not None and training.lacking(training.load()):
                     continue
-                seeds = plan.protocol.seeds if row.seeds is None else row.seeds
-                try:
-                    yield from [plan_cell(plan, row, folds[data, fold], seed, home) for seed in seeds]
-                except (TagmaskError, OSError) as error:
-                    _fail(failed, f"{row.name} on {folds[data, fold].title}", error)
+                yield from [plan_cell(plan, row, folds[at], seed, home, at[2]) for seed in seeds]
+            except (TagmaskError, OSError) as error:
+                _fail(failed, title, error)
+
+
+def _title(row: RowPlan, at: tuple[str, str, str]) -> str:
+    """Name a row on a data set, fold and draw."""
+    return f"{row.name} on {place(*at)}"
 
 
 def _make(cell: Cell, device: str, batch: int | None) -> None:

@@ -1,0 +1,57 @@
+"""Names in a benchmark file: which are known, and those in braces that stand for something else."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Mapping
+
+from tagmask.errors import ConfigError
+
+__all__ = ["PLACES", "braces", "fill", "known"]
+
+PLACES = ("data", "fold", "draw")
+"""What may stand in braces in the paths of a row, and in what its training overrides."""
+_BRACES = re.compile(r"\{([A-Za-z_]\w*)\}")
+
+
+def known(name: str, names: Iterable[str], what: str, where: str = "") -> None:
+    """Refuse a name that is none of the known ones.
+
+    Raises
+    ------
+    ConfigError
+        With the nearest of them.
+    """
+    names = list(names)
+    if name not in names:
+        near = difflib.get_close_matches(str(name), names, n=1)
+        guess = f"Did you mean {near[0]}?" if near else f"Known here: {', '.join(names) or 'none'}."
+        raise ConfigError(f"unknown {what} {name!r}.", where=where, repair=guess)
+
+
+def braces(text: str) -> list[str]:
+    """Give the names in braces, in the order of the text.
+
+    Examples
+    --------
+    >>> braces("runs/{data}-{draw}"), braces("members={cdm={draws=4}}")
+    (['data', 'draw'], [])
+    """
+    return _BRACES.findall(text)
+
+
+def fill(text: str, values: Mapping[str, object]) -> str:
+    """Put values in the place of names in braces; other names stay.
+
+    Examples
+    --------
+    >>> fill("runs/{data}-{shots}", {"shots": 5, "text": True})
+    'runs/{data}-5'
+    """
+    return _BRACES.sub(lambda found: _text(values[found[1]]) if found[1] in values else found[0], text)
+
+
+def _text(value: object) -> str:
+    """Write a value as TOML does, but for the quotes of a text."""
+    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -1,0 +1,114 @@
+"""What a benchmark trains: which networks a run lacks, and whether those it has were trained as the file says."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from tagmask.benchmarking.bench import Taught
+from tagmask.benchmarking.rows import RowPlan
+from tagmask.config import build, read_toml
+from tagmask.data.prepared import Prepared
+from tagmask.errors import RunError
+from tagmask.experiment import Experiment, load_experiment, overridden
+from tagmask.identity import refuse_difference, refuse_other_data, refuse_other_shots, shots_of
+from tagmask.methods import METHODS, settings_of
+from tagmask.networks.kinds import NETWORKS
+from tagmask.runs import Run
+
+__all__ = ["Training", "training_of", "training_of_taught"]
+
+
+@dataclass(frozen=True)
+class Training:
+    """A run that has to be there.
+
+    Parameters
+    ----------
+    experiment, overrides
+        A file, and assignments on top of it.
+    run
+        The folder.
+    networks
+        Those that it has to hold, in the order in which they are trained; empty: all of the experiment.
+    """
+
+    experiment: Path
+    overrides: tuple[str, ...]
+    run: Path
+    networks: tuple[str, ...] = ()
+
+    def load(self) -> Experiment:
+        """Read the experiment.
+
+        Raises
+        ------
+        ConfigError
+            Naming file and key.
+        """
+        return load_experiment(self.experiment, self.overrides)
+
+    def lacking(self, experiment: Experiment) -> tuple[str, ...]:
+        """Give the networks that are still to be trained, wholly or in part.
+
+        Raises
+        ------
+        RunError
+            The run was trained with other settings, on other data or with other masks; the message names the first
+            difference. Where the prepared folder is gone, settings alone are compared.
+        ConfigError, InputError, TableError
+            Shots that do not fit the prepared data, or data that cannot be read.
+        """
+        names = self.networks or experiment.networks()
+        if not (self.run / "experiment.toml").is_file():
+            return names
+        begun = Run.open(self.run, tuned=False)
+        refuse_difference(self.run, begun.experiment, experiment)
+        folder = experiment.data.prepared
+        if (folder / "settings.json").is_file():
+            prepared = Prepared.open(folder)
+            refuse_other_data(self.run, begun.environment.get("data"), prepared.fingerprint)
+            refuse_other_shots(self.run, shots_of(experiment, prepared))
+        return tuple(name for name in names if not self._taught(begun, name, experiment))
+
+    def _taught(self, begun: Run, name: str, experiment: Experiment) -> bool:
+        """Whether a network has learnt for as many steps as it should; more of them are refused."""
+        wanted = getattr(experiment.train, name).steps
+        states = sorted((self.run / "checkpoints").glob(f"{name}-*.safetensors"))
+        numbers = [int(path.stem.rpartition("-")[2]) for path in states]
+        steps = max(numbers, default=getattr(begun.experiment.train, name).steps)
+        if not begun.weights_path(name).is_file():
+            return False
+        if steps > wanted:
+            raise RunError(
+                f"was trained with train.{name}.steps = {steps}, but the experiment now says {wanted}.",
+                where=self.run,
+                repair="Give another run folder, or restore the setting.",
+            )
+        return bool(steps == wanted)
+
+
+def training_of(row: RowPlan, data: str, fold: str, draw: str) -> Training | None:
+    """Give what a row's run is trained from; None for a row without an experiment.
+
+    Raises
+    ------
+    ConfigError
+        An experiment or overrides that do not fit.
+    """
+    if row.experiment is None:
+        return None
+    path = row.path(row.experiment, data, fold, draw)
+    overrides = tuple(row.filled(text, data, fold, draw) for text in row.train)
+    networks = row.networks
+    if networks is None:
+        table = overridden(read_toml(path), [*overrides, *row.set])
+        asked = build(Experiment, table, where=path).settings_table(row.method)
+        networks = METHODS[row.method].needs_of(settings_of(row.method, asked))
+    in_order = tuple(name for name in NETWORKS if name in networks)
+    return Training(path, overrides, row.folder(data, fold, draw), in_order)
+
+
+def training_of_taught(taught: Taught) -> Training:
+    """Give what an entry of `[[train]]` asks for."""
+    return Training(Path(taught.experiment), taught.set, Path(taught.run), taught.networks or ())
