@@ -29,6 +29,7 @@ SPOTS = [
 ]
 SIZES = {"hu2023-table1": 32, "hu2023-table2": 24, "che2024-table1a": 51, "che2024-table1b": 51}
 SIZES |= {"feng2024-table1": 30, "feng2024-table2": 12}
+SIZES |= {f"feng2024-table{n}-{data}": size for n, size in ((1, 18), (2, 6)) for data in ("monuseg", "qata")}
 
 
 @pytest.mark.parametrize(("table", "row", "setup", "metric", "value", "sd"), SPOTS)
@@ -50,6 +51,14 @@ def test_every_number_is_there_once_and_is_one(name: str) -> None:
         assert math.isfinite(mean) and (math.isnan(sd) if not p.sd else sd >= 0)
         if p.metric in ("dice", "iou", "auprc"):
             assert 0 <= mean <= 1
+
+
+@pytest.mark.parametrize("table", ["feng2024-table1", "feng2024-table2"])
+def test_the_data_sets_of_a_table_can_be_shown_alone(table: str) -> None:
+    parts = {data: published_table(f"{table}-{data}") for data in ("monuseg", "qata")}
+    assert {p.data for p in parts["monuseg"]} - {""} == {"MoNuSeg"}
+    assert {p.data for p in parts["qata"]} - {""} == {"QaTa-COV19"}
+    assert {p for some in parts.values() for p in some} == set(published_table(table))
 
 
 def test_per_cent_come_to_our_scale() -> None:
