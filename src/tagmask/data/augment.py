@@ -34,6 +34,9 @@ class AugmentSettings:
         the four mirrored ones in half of the cases, and `rotate` in half of the others alone.
     rewrite_text
         Let left, right, upper and lower in a picture's sentence follow its quarter turn or mirror image.
+    sides_of
+        Whose left a sentence means: the "picture"'s, or the "patient"'s, as in reports of radiographs, where it lies
+        on the picture's right. It makes a difference to quarter turns alone. Read by `rewrite_text`.
     flip
         Mirror left and right in half of the cases. Off where a side means something.
     rotate
@@ -51,6 +54,7 @@ class AugmentSettings:
 
     dihedral: Literal["off", "mirror", "even", "published"] = "off"
     rewrite_text: bool = False
+    sides_of: Literal["picture", "patient"] = "picture"
     flip: bool = False
     rotate: float = 0.0
     shift: float = 0.0
@@ -74,6 +78,16 @@ class AugmentSettings:
                 f'rewrite_text follows dihedral alone, but dihedral = "{self.dihedral}" and flip = {self.flip}.',
                 where="augment",
                 repair='Use dihedral = "mirror" instead of flip.',
+            )
+        if self.sides_of not in ("picture", "patient"):
+            raise ConfigError(
+                f'sides_of = "{self.sides_of}".', where="augment", repair='Use "picture" or "patient".'
+            )
+        if self.sides_of == "patient" and not self.rewrite_text:
+            raise ConfigError(
+                'sides_of = "patient", but no sentence is rewritten.',
+                where="augment",
+                repair="Set rewrite_text = true, or leave sides_of out.",
             )
 
     @property

@@ -49,6 +49,7 @@ class Sentences:
         hidden = torch.rand(len(rows), generator=keyed(s.seed, "text", step)) < s.text_dropout
         shown = [None if hide else self.texts[row] for row, hide in zip(rows, hidden, strict=True)]
         if s.augment.rewrite_text:
+            patient = s.augment.sides_of == "patient"
             turns = zip(shown, variants.tolist(), strict=True)
-            shown = [None if text is None else mirrored(text, v >= 4, False, v % 4) for text, v in turns]
+            shown = [text and mirrored(text, v >= 4, False, v % 4, of_patient=patient) for text, v in turns]
         return self.encoder(shown)
