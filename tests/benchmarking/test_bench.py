@@ -8,6 +8,7 @@ import pytest
 
 from tagmask.benchmarking.bench import load_bench
 from tagmask.benchmarking.protocol import PRESETS, Protocol
+from tagmask.benchmarking.trainings import training_of, training_of_taught
 from tagmask.config import build
 from tagmask.errors import ConfigError
 from tagmask.methods import METHODS
@@ -62,6 +63,25 @@ def test_overrides_reach_protocol_and_data(tmp_path: Path) -> None:
     assert (bench.protocol.seeds, bench.data["toy"].inputs) == ((5,), "elsewhere")
 
 
+DRAWN = ROW.replace("CDM", "U-Net").replace('"cdm"', '"unet"').replace("runs/{data}", "runs/{draw}")
+DRAWN += 'experiment = "e.toml"\ntrain = ["data.draw={draw}"]\n'
+VARIED = """
+[[row]]
+name = "U-Net, {shots}"
+method = "unet"
+vary = { shots = [5, 20] }
+run = "r-{shots}"
+experiment = "e.toml"
+train = ["data.shots={shots}"]
+"""
+TWIN = VARIED.replace("U-Net, {shots}", "{shots}, twin, U-Net").replace("method", 'line = "U-Net"\nmethod')
+NUMBERED = '[[row]]\nname = "W, {n}"\nmethod = "cdm"\nrun = "r{n}"\nvary = { n = [1, 2] }\n'
+
+
+def figure(x: str, *more: str) -> str:
+    return "\n".join(["[[figure]]", 'name = "f"', f'x = "{x}"', *more, ""])
+
+
 FOLDS = '[data.toy]\ninputs = "f{fold}/in"\ntruth = "f{fold}"\nfolds = ["a", "b"]\n'
 
 
@@ -100,6 +120,75 @@ def test_names_of_data_and_fold_go_into_paths(tmp_path: Path) -> None:
         ([DATA, ROW, 'tags = {mixed = "none"}\n'], "tags says nothing of positives"),
         ([DATA, ROW, ROW], "two rows are called 'CDM'"),
         ([DATA.replace('"in"', "3"), ROW], "inputs = 3"),
+        ([DATA + "draws = []\n", ROW], "draws = []. Name each draw once."),
+        ([DATA + 'draws = ["0", "0"]\n', ROW], "draws = ['0', '0']. Name each draw once."),
+        ([DATA + "draws = [0, 1]\n", ROW], "draws.0 = 0"),
+        ([DATA.replace('"in"', '"in{draw}"'), ROW], "a draw changes the training pictures alone"),
+        ([DATA + 'val = "val{draw}"\n', ROW], "val = 'val{draw}' has {draw}"),
+        ([DATA + 'train = "p{draw}"\n', ROW], "train = 'p{draw}', but there are no draws"),
+        ([DATA, DRAWN], "[[row]] U-Net: it has {draw}, but [data.toy] has no draws"),
+        ([DATA, ROW.replace("{data}", "{shots}")], "unknown name in braces in run: 'shots'"),
+        ([DATA, ROW, 'set = ["data.draw={draw}"]\n'], "unknown name in braces in set: 'draw'"),
+        ([DATA, ROW, 'train = ["data.shots=5"]\n'], "train = ['data.shots=5'], but there is no experiment"),
+        ([DATA, ROW, 'networks = ["denoiser"]\n'], "networks = ['denoiser'], but there is no experiment"),
+        ([DATA, ROW, 'experiment = "e.toml"\nnetworks = ["unet"]\n'], "unknown network 'unet'"),
+        ([DATA, ROW, 'experiment = "e.toml"\nnetworks = []\n'], "networks = []"),
+        (
+            [DATA, DRAWN.replace("runs/{draw}", "runs")],
+            "train has {draw}, but run = 'runs' is the same for all",
+        ),
+        ([DATA, ROW, '[[train]]\nexperiment = "e.toml"\n'], "[[train]]: run: Field required"),
+        ([DATA, ROW, '[[train]]\nexperiment="e"\nrun="r"\nnetworks=["deniser"]\n'], "Did you mean denoiser?"),
+        ([DATA, VARIED.replace("[5, 20]", "[]")], "vary.shots = []. Give a list"),
+        ([DATA, VARIED.replace("[5, 20]", "5")], "vary.shots = 5. Give a list"),
+        ([DATA, VARIED.replace("[5, 20]", "[[5], [20]]")], "vary.shots = [[5], [20]]. Give a list"),
+        ([DATA, VARIED.replace("[5, 20]", "[5, 5]")], "vary.shots = [5, 5] has one of them twice"),
+        ([DATA, VARIED.replace("{ shots = [5, 20] }", "5")], "vary = 5"),
+        ([DATA, VARIED.replace("shots = [5, 20]", "")], "vary = {}"),
+        ([DATA, VARIED.replace("{ shots", "{ draw = [1], shots")], "vary.draw: the name is taken"),
+        ([DATA, VARIED.replace("{ shots", "{ mean = [1], shots")], "vary.mean: the name is taken"),
+        (
+            [DATA, VARIED.replace("{ shots", '{ "a b" = [1], shots')],
+            "vary.a b: the name is taken or is no name",
+        ),
+        ([DATA, VARIED.replace("{ shots", "{ text = [1], shots")], "vary.text is used nowhere"),
+        ([DATA, VARIED.replace("U-Net, {shots}", "U-Net")], "vary.shots = [5, 20] gives rows of one name"),
+        ([DATA, VARIED.replace("r-{shots}", "r").replace("={shots}", "=5")], "changes nothing but the name"),
+        (
+            [DATA, VARIED.replace("r-{shots}", "r")],
+            "{shots} changes how the run is trained, but run is the same",
+        ),
+        ([DATA, VARIED.replace("r-{shots}", "r-{shot}-{shots}")], "in run: 'shot'. Did you mean shots?"),
+        ([DATA, VARIED.replace("[5, 20]", "[5]"), VARIED], "two rows are called 'U-Net, 5'"),
+        (
+            [DATA, VARIED, figure("shot")],
+            "[[figure]] f: unknown varied setting in x: 'shot'. Did you mean shots?",
+        ),
+        ([DATA, ROW, figure("shots")], "Known here: none."),
+        ([DATA, VARIED, figure("shots", 'lines = "text"')], "unknown varied setting in lines: 'text'"),
+        (
+            [DATA, VARIED, figure("shots", 'lines = "shots"')],
+            "x, lines and panels are shots, shots. Name each",
+        ),
+        ([DATA, VARIED, figure("shots", 'metric = "dise"')], "metric = 'dise'"),
+        (
+            ['protocol = "cdm"', DATA, VARIED, figure("shots", 'metric = "auprc"')],
+            "unknown metric of this protocol",
+        ),
+        (
+            ['protocol = "cdm"', DATA, VARIED, figure("shots", 'setup = "mixed"')],
+            "unknown setup of this protocol",
+        ),
+        ([DATA, VARIED, figure("shots"), figure("shots")], "[[figure]]: two figures are called 'f'"),
+        ([DATA, VARIED, figure("shots").replace('"f"', '"../f"')], "name = '../f'"),
+        (
+            [DATA, VARIED, VARIED.replace("U-Net", "V", 1), figure("n", 'lines = "shots"'), NUMBERED],
+            "the row 'W, 1' varies n, but not shots",
+        ),
+        (
+            [DATA, VARIED, TWIN, figure("shots")],
+            "the rows 'U-Net, 5' and '5, twin, U-Net' stand at one place",
+        ),
     ],
 )
 def test_what_cannot_be_is_refused_with_its_place(parts: list[str], says: str, tmp_path: Path) -> None:
@@ -112,9 +201,57 @@ def test_what_cannot_be_is_refused_with_its_place(parts: list[str], says: str, t
 @pytest.mark.parametrize(
     "file", sorted((ROOT / "experiments" / "bench").glob("*.toml")), ids=lambda f: f.stem
 )
-def test_the_benchmarks_of_the_house_load(file: Path) -> None:
+def test_the_benchmarks_of_the_house_load(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
     bench = load_bench(file)
     assert {row.method for row in bench.rows} <= set(METHODS)
-    assert {"cdm", "cg_cdm", "unet"} <= {row.method for row in bench.rows}
     for row in bench.rows:  # what reads masks or has no noise says so itself
-        assert row.method != "unet" or row.seeds == (0,)
+        assert row.method != "unet" or (row.seeds or bench.protocol.seeds) == (0,)
+    for taught in bench.train:
+        assert training_of_taught(taught).load().networks()
+    for row in bench.rows:
+        for place in bench.places(row):
+            training = training_of(row, *place)
+            if training is not None:
+                assert set(training.networks) <= set(training.load().networks())
+
+
+def test_the_tables_of_textdiff_share_one_run_a_draw() -> None:
+    bench = load_bench(ROOT / "experiments" / "bench" / "monuseg.toml")
+    runs: dict[str, list[str]] = {}
+    for row in bench.rows:
+        runs.setdefault(str(row.folder("monuseg", "", "3")), []).append(row.name)
+    assert [len(names) for names in runs.values()] == [7, 1, 1, 1] and "runs/monuseg-3" in runs
+    masks = load_bench(ROOT / "experiments" / "bench" / "monuseg-masks.toml")
+    shared = {row.folder("monuseg", "", "3"): row.vary["shots"] for row in masks.rows}
+    assert {shared[Path(run)] for run in ("runs/monuseg-3", "runs/monuseg-zeta1-3")} == {5}
+
+
+def test_a_row_varies(tmp_path: Path) -> None:
+    """One row for each combination, the last setting fastest; what is no text stays what it is."""
+    more = VARIED.replace("[5, 20]", '[5, 20], text = ["none", "cross"]').replace("U-Net,", "U-Net, {text},")
+    more = more.replace("r-{shots}", "r-{data}-{shots}-{text}").replace("]\n", ', "a.b={text}"]\n')
+    rows = load_bench(write(tmp_path, DATA, more)).rows
+    assert [row.name for row in rows] == [f"U-Net, {t}, {s}" for s in (5, 20) for t in ("none", "cross")]
+    assert rows[1].vary == {"shots": 5, "text": "cross"} and {row.line for row in rows} == {"U-Net"}
+    assert rows[1].train == ("data.shots=5", "a.b=cross")
+    assert rows[1].folder("toy", "", "") == Path("r-toy-5-cross")
+
+
+def test_a_draw_goes_into_run_and_training(tmp_path: Path) -> None:
+    drawn = DATA + 'draws = ["0", "1"]\n'
+    bench = load_bench(write(tmp_path, drawn, DRAWN, ROW))
+    assert [list(bench.places(row)) for row in bench.rows] == [
+        [("toy", "", "0"), ("toy", "", "1")],
+        [("toy", "", "")],
+    ]
+    row = bench.rows[0]
+    assert (
+        row.folder("toy", "", "1") == Path("runs/1")
+        and row.filled(row.train[0], "toy", "", "1") == "data.draw=1"
+    )
+
+
+def test_braces_of_toml_are_left_alone(tmp_path: Path) -> None:
+    more = "set = ['methods.combined.members={cdm={draws=4}}']\n"
+    assert load_bench(write(tmp_path, DATA, ROW, more)).rows[0].set[0].endswith("{cdm={draws=4}}")

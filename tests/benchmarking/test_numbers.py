@@ -77,6 +77,17 @@ def test_where_all_rows_read_masks_the_best_of_them_it_is() -> None:
     assert [test is None for test in paired_tests(rows, "positives")] == [False, True]
 
 
+def test_where_all_methods_read_masks_no_trivial_row_is_the_best() -> None:
+    rows = [numbers("a", "train masks", PATIENTS), numbers("b", "train masks", shifted(0.1, 3))]
+    rows += [
+        numbers("all-foreground", "nothing", shifted(0.2, 4)),
+        numbers("oracle", "test masks", shifted(1, 5)),
+    ]
+    assert [test is None for test in paired_tests(rows, "positives", rows[2:])] == [False, True, False, False]
+    rows[0] = numbers("a", "tags", PATIENTS)
+    assert [test is None for test in paired_tests(rows, "positives", rows[2:])] == [False, False, True, False]
+
+
 def test_patients_that_only_one_row_has_are_left_out() -> None:
     some = {p: v + 0.01 for p, v in list(PATIENTS.items())[6:]}
     rows = [numbers("part", "tags", some), numbers("all", "tags", shifted(0.5, 1))]

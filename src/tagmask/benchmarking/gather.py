@@ -56,7 +56,9 @@ def gather(plan: Bench, data: str, finished: Sequence[Cell]) -> DataTable | None
     for key in (key for key in keys[0][1:] if all(key in other for other in keys)):
         of = len(one.folds) * len(one.trivial_draws)
         rows.append(_Row(read_row(repeats, key, plan.protocol), "", len(repeats), of, {}))
-    tests = {s: paired_tests([row.numbers for row in rows], s) for s in plan.protocol.setups}
+    numbers = [row.numbers for row in rows]
+    trivial = [row.numbers for row in rows if not row.method]
+    tests = {setup: paired_tests(numbers, setup, trivial) for setup in plan.protocol.setups}
     lines = [
         Line(
             row.numbers.title,

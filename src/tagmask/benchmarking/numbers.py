@@ -194,15 +194,25 @@ def _patients(records: Sequence[SliceRecord], averaging: str) -> dict[str, float
     return found
 
 
-def paired_tests(rows: Sequence[RowNumbers], setup: str) -> list[PairedTest | None]:
-    """Compare each row with the best: the highest mean Dice of the rows that read no mask, if any does not.
+def paired_tests(
+    rows: Sequence[RowNumbers], setup: str, trivial: Sequence[RowNumbers] = ()
+) -> list[PairedTest | None]:
+    """Compare each row with the best: the highest mean Dice of the rows that read no mask, if a method is among them.
+
+    Parameters
+    ----------
+    trivial
+        Those of the rows that know next to nothing. Where every method reads masks, the best is one of the methods.
 
     Returns
     -------
     list
         One for each row; None for the best row itself.
     """
-    fair = [row for row in rows if "mask" not in row.reads] or list(rows)
+    methods = [row for row in rows if not any(row is other for other in trivial)] or list(rows)
+    fair = [row for row in rows if "mask" not in row.reads]
+    if not any("mask" not in row.reads for row in methods):
+        fair = methods
     best = max(fair, key=lambda row: np.nan_to_num(row.dice[setup], nan=-1.0))
     return [None if row is best else _wilcoxon(row, best, setup) for row in rows]
 

@@ -225,7 +225,8 @@ def _notes(protocol: Protocol, record: Mapping[str, Any]) -> Iterator[str]:
     )
     yield (
         "p: Wilcoxon's signed-rank test, two-sided, over the patients' Dice against the row marked best, which is "
-        "the best of the rows that read no mask; not corrected for the number of rows."
+        "the best of the rows that read no mask, or of the methods where all of them read masks; not corrected for the "
+        "number of rows."
     )
     if "memory_measured" in record:
         yield (
