@@ -85,7 +85,17 @@ def side_by_side(
             n = names.index(name)
             style: dict[str, Any] = {"color": COLOURS[n % 8], "linestyle": DASHES[n % 8], "label": name}
             reach = np.nan_to_num(np.stack([line.y - line.low, line.high - line.y]))  # no bar of one repeat
-            axes.errorbar(line.x, line.y, reach, linewidth=1.8, marker="o", markersize=4, capsize=3, **style)
+            axes.errorbar(
+                line.x,
+                line.y,
+                reach,
+                linewidth=1.8,
+                marker="o",
+                markersize=4,
+                capsize=3,
+                elinewidth=1,
+                **style,
+            )
         if log:
             axes.set_xscale("log")
         axes.set_xticks(list(ticks), list(ticks.values()))

@@ -130,6 +130,10 @@ def test_names_of_data_and_fold_go_into_paths(tmp_path: Path) -> None:
         ([DATA, ROW.replace("{data}", "{shots}")], "unknown name in braces in run: 'shots'"),
         ([DATA, ROW, 'set = ["data.draw={draw}"]\n'], "unknown name in braces in set: 'draw'"),
         ([DATA, ROW, 'train = ["data.shots=5"]\n'], "train = ['data.shots=5'], but there is no experiment"),
+        (
+            [DATA, DRAWN.replace("data.draw=", "mask.value=0.")],
+            "train has 'mask.value=0.{draw}', but no training",
+        ),
         ([DATA, ROW, 'networks = ["denoiser"]\n'], "networks = ['denoiser'], but there is no experiment"),
         ([DATA, ROW, 'experiment = "e.toml"\nnetworks = ["unet"]\n'], "unknown network 'unet'"),
         ([DATA, ROW, 'experiment = "e.toml"\nnetworks = []\n'], "networks = []"),
@@ -230,7 +234,9 @@ def test_the_tables_of_textdiff_share_one_run_a_draw() -> None:
 def test_a_row_varies(tmp_path: Path) -> None:
     """One row for each combination, the last setting fastest; what is no text stays what it is."""
     more = VARIED.replace("[5, 20]", '[5, 20], text = ["none", "cross"]').replace("U-Net,", "U-Net, {text},")
-    more = more.replace("r-{shots}", "r-{data}-{shots}-{text}").replace("]\n", ', "a.b={text}"]\n')
+    more = more.replace("r-{shots}", "r-{data}-{shots}-{text}").replace(
+        '{shots}"]', '{shots}", "a.b={text}"]'
+    )
     rows = load_bench(write(tmp_path, DATA, more)).rows
     assert [row.name for row in rows] == [f"U-Net, {t}, {s}" for s in (5, 20) for t in ("none", "cross")]
     assert rows[1].vary == {"shots": 5, "text": "cross"} and {row.line for row in rows} == {"U-Net"}

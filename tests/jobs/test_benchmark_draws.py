@@ -123,6 +123,6 @@ def test_a_patient_is_one_in_the_interval_and_in_the_test(made: Any) -> None:
 
 def test_rows_that_know_next_to_nothing_differ_between_draws_where_they_learn(made: Any) -> None:
     out, _ = made
-    assert number(out, "mean mask of train")["repeats"] == number(out, "all-empty")["repeats"] == "2"
+    assert number(out, "mean of the train masks")["repeats"] == number(out, "all-empty")["repeats"] == "2"
     cells = {path.name.partition("-seed")[0] for path in (out / "cells").glob("*-seed0-*")}
     assert cells == {"Drawn-toy-draw0", "Drawn-toy-draw1", "Once-toy"}

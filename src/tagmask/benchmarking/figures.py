@@ -116,7 +116,7 @@ def draw_figure(plan: FigurePlan, table: DataTable, out: Path) -> tuple[Path, ..
         return ()
     values = list(dict.fromkeys(x for (_, _, x), _ in points))
     numeric = all(isinstance(x, int | float) and not isinstance(x, bool) for x in values)
-    at = {x: float(x) if numeric else float(i) for i, x in enumerate(values)}
+    at = {x: float(x) if numeric else float(i) for i, x in enumerate(sorted(values) if numeric else values)}
     found: dict[str, dict[str, list[tuple[float, float, float]]]] = {}
     lines = []
     for (panel, name, x), line in points:

@@ -104,6 +104,11 @@ class RowPlan:
                 raise ConfigError(
                     f"{key} = {list(value)}, but there is no experiment.", repair="Name its file."
                 )
+        for text in self.train:
+            if text.partition("=")[0].strip().split(".")[0] in ("methods", "mask"):
+                raise ConfigError(
+                    f"train has {text!r}, but no training depends on it.", repair="Write it into set instead."
+                )
         if self.networks is not None:
             if not self.networks or len(set(self.networks)) < len(self.networks):
                 raise ConfigError(
