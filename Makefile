@@ -42,8 +42,9 @@ demo: $(VENV)/.installed ## segment the embedded scans with the embedded weights
 	$(BIN)/tagmask evaluate $(OUT)/masks $(DATA)/masks --table $(DATA)/labels.csv -o $(OUT)/evaluation
 	$(BIN)/tagmask report $(OUT)/evaluation -o $(OUT)/report.html
 
+# A process for each core and a thread for each process: two threads of torch on two busy cores wait for each other.
 test: $(VENV)/.installed-dev ## run all tests
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile
 
 check: $(VENV)/.installed-dev ## lint and check types
 	$(BIN)/ruff check .
