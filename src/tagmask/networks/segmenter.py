@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from tagmask.errors import ConfigError
 from tagmask.networks.backbone import check_image
+from tagmask.networks.norms import Norm, check_norm, norm_layer
 from tagmask.types import TextTokens
 
 __all__ = ["Segmenter", "SegmenterSettings"]
@@ -35,12 +36,16 @@ class SegmenterSettings:
         small; the papers' baseline is (64, 128, 256, 512, 1024).
     dropout
         Of whole feature channels at the lowest level, in [0, 1).
+    norm
+        "batch" as published, or "instance", which does not depend on the other pictures of a training; see
+        `tagmask.networks.norms.norm_layer`.
     """
 
     size: int = 64
     channels: int = 1
     widths: tuple[int, ...] = (32, 64, 128, 256)
     dropout: float = 0.0
+    norm: Norm = "batch"
 
     def __post_init__(self) -> None:
         def refuse(what: str, repair: str) -> None:
@@ -60,6 +65,7 @@ class SegmenterSettings:
             )
         if not 0 <= self.dropout < 1:
             refuse(f"dropout = {self.dropout}, but it must lie in [0, 1)", "Use 0 to turn it off.")
+        check_norm("segmenter", self.norm, self.size // step)
 
 
 class Segmenter(nn.Module):
@@ -71,7 +77,7 @@ class Segmenter(nn.Module):
 
     Notes
     -----
-    Batch norms: members of a batch see each other in training, and never in evaluation mode.
+    With batch norms the members of a batch see each other in training, and never in evaluation mode.
 
     Examples
     --------
@@ -85,14 +91,14 @@ class Segmenter(nn.Module):
         self.settings = settings
         widths = settings.widths
         self.down = nn.ModuleList(
-            _two_convolutions(before, after)
+            _two_convolutions(before, after, settings.norm)
             for before, after in zip((settings.channels, *widths), widths, strict=False)
         )
         self.halve = nn.MaxPool2d(2)
         self.dropout = nn.Dropout2d(settings.dropout)
         steps = list(zip(widths[:0:-1], widths[-2::-1], strict=True))
         self.enlarge = nn.ModuleList(nn.ConvTranspose2d(low, high, 2, stride=2) for low, high in steps)
-        self.up = nn.ModuleList(_two_convolutions(2 * high, high) for _, high in steps)
+        self.up = nn.ModuleList(_two_convolutions(2 * high, high, settings.norm) for _, high in steps)
         self.out = nn.Conv2d(widths[0], 1, 1)
 
     def forward(self, x: Tensor, text: TextTokens | None = None) -> Tensor:
@@ -125,9 +131,9 @@ class Segmenter(nn.Module):
         return cast(Tensor, self.out(h)).to(x.dtype)
 
 
-def _two_convolutions(before: int, after: int) -> nn.Sequential:
-    """Twice 3 x 3 convolution, batch norm, ReLU. No bias: the norm's shift is one."""
+def _two_convolutions(before: int, after: int, norm: Norm) -> nn.Sequential:
+    """Twice 3 x 3 convolution, norm, ReLU. No bias: the norm's shift is one."""
     layers: list[nn.Module] = []
     for width in (before, after):
-        layers += [nn.Conv2d(width, after, 3, padding=1, bias=False), nn.BatchNorm2d(after), nn.ReLU(True)]
+        layers += [nn.Conv2d(width, after, 3, padding=1, bias=False), norm_layer(norm, after), nn.ReLU(True)]
     return nn.Sequential(*layers)

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from tagmask.errors import ConfigError, InputError
 from tagmask.networks.head import FeatureHead, HeadSettings, initialise, upsampled_convolution
+from tagmask.networks.norms import Norm, check_norm, norm_layer
 from tagmask.networks.textdiff_attention import EquationThree, Fusion, MeanToken, SharedBlock
 from tagmask.types import TextTokens
 
@@ -65,6 +66,9 @@ class TextDiffSettings(HeadSettings):
     projections
         Who brings features to `width`: "shared", one layer for the first block and one for all later, as published;
         "each", a layer for each block. Blocks that have that width need none.
+    norm
+        Of the decoder: "batch" as published, or "instance". With batches of one picture, as published, "batch" learns
+        with the picture's own statistics and answers with running ones; see `tagmask.networks.norms.norm_layer`.
     null_text
         Keep a learnt token for pictures without a text. Off as published.
     """
@@ -78,6 +82,7 @@ class TextDiffSettings(HeadSettings):
     join: Literal["add", "concat"] = "add"
     block: Literal["published", "paper_minimal"] = "published"
     projections: Literal["shared", "each"] = "shared"
+    norm: Norm = "batch"
     null_text: bool = False
 
     section: ClassVar[str] = "textdiff"
@@ -90,6 +95,7 @@ class TextDiffSettings(HeadSettings):
                 raise ConfigError(
                     f'textdiff.{name} = "{chosen}".', repair=f"Use one of {', '.join(allowed)}."
                 )
+        check_norm("textdiff", self.norm, self.size)
         if self.block == "paper_minimal" and self.text != "cross":
             raise ConfigError(
                 f'textdiff.block = "paper_minimal" with text = "{self.text}", but that block is nothing but attention.',
@@ -151,8 +157,8 @@ class TextDiff(FeatureHead):
         first, second = s.decoder
         self.gather = nn.Conv2d(len(s.feature_channels) * s.width, first, 3, padding=1)
         self.classify = nn.Sequential(
-            nn.BatchNorm2d(first), nn.ReLU(),
-            nn.Conv2d(first, second, 3, padding=1), nn.BatchNorm2d(second), nn.ReLU(),
+            norm_layer(s.norm, first), nn.ReLU(),
+            nn.Conv2d(first, second, 3, padding=1), norm_layer(s.norm, second), nn.ReLU(),
             nn.Conv2d(second, 2, 3, padding=1),
         )  # fmt: skip
         initialise(self)
