@@ -221,11 +221,11 @@ def test_the_benchmarks_of_the_house_load(file: Path, monkeypatch: pytest.Monkey
 
 
 def test_the_tables_of_textdiff_share_one_run_a_draw() -> None:
-    bench = load_bench(ROOT / "experiments" / "bench" / "monuseg.toml")
-    runs: dict[str, list[str]] = {}
-    for row in bench.rows:
-        runs.setdefault(str(row.folder("monuseg", "", "3")), []).append(row.name)
-    assert [len(names) for names in runs.values()] == [7, 1, 1, 1] and "runs/monuseg-3" in runs
+    for name, counts in (("monuseg", [7, 1, 1]), ("monuseg-text", [1, 1, 1, 1, 1])):
+        runs: dict[str, list[str]] = {}
+        for row in load_bench(ROOT / "experiments" / "bench" / f"{name}.toml").rows:
+            runs.setdefault(str(row.folder("monuseg", "", "3")), []).append(row.name)
+        assert [len(names) for names in runs.values()] == counts and "runs/monuseg-3" in runs
     masks = load_bench(ROOT / "experiments" / "bench" / "monuseg-masks.toml")
     shared = {row.folder("monuseg", "", "3"): row.vary["shots"] for row in masks.rows}
     assert {shared[Path(run)] for run in ("runs/monuseg-3", "runs/monuseg-zeta1-3")} == {5}
