@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -217,11 +217,12 @@ class Run:
 
     @cached_property
     def networks(self) -> Networks:
-        """Every network that has weights here, in evaluation mode on the CPU."""
+        """Every network that has weights here and that a method may use, in evaluation mode on the CPU."""
         found: dict[str, Any] = {}
+        used = {*MASK_LEARNERS, *(field.name for field in fields(Networks))}
         for name in NETWORKS:
             path = self.weights_path(name)
-            if path.exists():
+            if name in used and path.exists():
                 found[name] = weights.load(path, name).eval().requires_grad_(False)
         learners = {name: found.pop(name) for name in MASK_LEARNERS if name in found}
         return Networks(schedule=self.experiment.schedule.build(), learners=learners, **found)

@@ -276,6 +276,7 @@ def test_pairs_teach_the_encoder_that_gloria_begins_with(learn: Learn, tmp_path:
     )
     learnt = [k for k in pairs if k.startswith("encoder.") and "running" not in k and "batches" not in k]
     assert len(learnt) > 30 and all(torch.allclose(ours[k], pairs[k], atol=1e-6) for k in learnt)
+    assert list(Run.open(run.path).networks.learners) == ["gloria"]  # pairs are in no method's way
     scratch = weights.read_tensors(learn("gloria", "b", *still).weights_path("gloria"))
     assert not torch.allclose(scratch["encoder.conv1.weight"], ours["encoder.conv1.weight"], atol=1e-3)
     (run.path / "weights" / "gloria_pair.safetensors").unlink()
