@@ -12,8 +12,8 @@ from tagmask.metrics import auc, counts, dice
 from tagmask.scoring.trivial import (
     FRACTIONS,
     SHAVES,
-    BrightRule,
-    BrightSearch,
+    IntensityRule,
+    IntensitySearch,
     MeanMask,
     PositionPrior,
     relative_positions,
@@ -35,7 +35,7 @@ def head(seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def test_the_rule_marks_its_share_of_the_head() -> None:
     picture, _, disc = head()
     for fraction in (0.1, 0.25, 1.0):
-        mask, score = BrightRule(fraction, 0).apply(picture)
+        mask, score = IntensityRule(fraction, 0).apply(picture)
         assert mask.sum() == round(fraction * disc.sum()) and not (mask & ~disc).any()
         assert score[mask].min() >= score[disc & ~mask].max(initial=-np.inf)
         assert score.dtype == np.float32
@@ -44,29 +44,45 @@ def test_the_rule_marks_its_share_of_the_head() -> None:
 def test_shaving_takes_the_scalp_away() -> None:
     picture, lesion, disc = head()
     share = lesion.sum() / disc.sum()
-    with_scalp = BrightRule(share, 0).apply(picture)[0]
-    without = BrightRule(0.1, 4).apply(picture)[0]
+    with_scalp = IntensityRule(share, 0).apply(picture)[0]
+    without = IntensityRule(0.1, 4).apply(picture)[0]
     assert (with_scalp & lesion).sum() == 0
     assert (without & lesion).sum() / lesion.sum() > 0.95
 
 
-def test_search_agrees_with_applying_each_rule() -> None:
-    search = BrightSearch()
+@pytest.mark.parametrize("dark", [False, True])
+def test_search_agrees_with_applying_each_rule(dark: bool) -> None:
+    search = IntensitySearch()
     pairs = [head(seed)[:2] for seed in range(3)]
+    if dark:
+        pairs = [(np.where(lesion, 20.0, picture), lesion) for picture, lesion in pairs]
     for picture, lesion in pairs:
         search.add(picture, lesion)
     rule, value = search.best()
 
-    def mean(rule: BrightRule) -> float:
+    def mean(rule: IntensityRule) -> float:
         return float(np.mean([dice(*counts(rule.apply(p)[0], t)[:3]) for p, t in pairs]))
 
-    tried = {(f, n): mean(BrightRule(f, n)) for f in FRACTIONS for n in SHAVES}
+    tried = {
+        (f, n, d): mean(IntensityRule(f, n, d)) for f in FRACTIONS for n in SHAVES for d in (False, True)
+    }
     assert value == pytest.approx(max(tried.values())) == pytest.approx(mean(rule))
-    assert search.slices == 3 and rule.shave >= 2 and value > 0.85
+    assert search.slices == 3 and rule.dark == dark and (dark or rule.shave >= 2) and value > 0.85
+
+
+def test_the_darkest_are_the_brightest_of_the_negative_within_the_same_head() -> None:
+    picture, lesion, disc = head()
+    picture = np.where(lesion, 20.0, picture)
+    mask, score = IntensityRule(lesion.sum() / disc.sum(), 0, dark=True).apply(picture)
+    assert (
+        (mask == lesion).all()
+        and score[lesion].min() > score[disc & ~lesion].max()
+        and not score[~disc].any()
+    )
 
 
 def test_a_picture_without_contrast_gives_an_empty_mask() -> None:
-    mask, score = BrightRule(0.5, 3).apply(np.full((2, 8, 8), 7.0))
+    mask, score = IntensityRule(0.5, 3).apply(np.full((2, 8, 8), 7.0))
     assert not mask.any() and np.isfinite(score).all()
 
 

@@ -13,7 +13,7 @@ from tagmask.data.prepared import Prepared
 from tagmask.errors import InputError
 from tagmask.panels import Loaded
 from tagmask.scoring.matching import SliceInfo
-from tagmask.scoring.trivial import BrightSearch, MeanMask, PositionPrior
+from tagmask.scoring.trivial import IntensitySearch, MeanMask, PositionPrior
 from tagmask.slices import SliceSettings, join, split
 from tagmask.thresholds import otsu
 from tagmask.types import Study
@@ -168,17 +168,17 @@ def intensity_rows(
         if not found.slices:
             what = "no slice with an image shows the target."
             raise InputError(what, where=where, repair="Give a val set with images and masks.")
-        rows.append(_bright_row("intensity_val", "best intensity threshold", "val masks", found))
+        rows.append(_intensity_row("intensity_val", "best intensity threshold", "val masks", found))
     found = _search(test)
     if found.slices:
-        rows.append(_bright_row("intensity_oracle", "intensity oracle", "test masks", found))
+        rows.append(_intensity_row("intensity_oracle", "intensity oracle", "test masks", found))
     absent = "The best intensity threshold is absent: no val set was given to choose it on."
     return rows, [] if where is not None else [absent]
 
 
-def _search(cases: Iterable[LoadedCase]) -> BrightSearch:
+def _search(cases: Iterable[LoadedCase]) -> IntensitySearch:
     """Try every intensity rule on the slices of some cases that show the target. It reads their masks."""
-    found = BrightSearch()
+    found = IntensitySearch()
     for case in cases:
         if case.image is not None:
             for k in range(case.depth):
@@ -188,12 +188,13 @@ def _search(cases: Iterable[LoadedCase]) -> BrightSearch:
     return found
 
 
-def _bright_row(key: str, title: str, reads: str, found: BrightSearch) -> Row:
+def _intensity_row(key: str, title: str, reads: str, found: IntensitySearch) -> Row:
     """Give the row of the best rule of a search."""
     rule, value = found.best()
     chosen = {
         "fraction": rule.fraction,
         "shave_px": rule.shave,
+        "dark": rule.dark,
         "dice_where_chosen": value,
         "slices": found.slices,
     }

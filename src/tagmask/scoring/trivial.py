@@ -13,17 +13,17 @@ from scipy import ndimage
 from tagmask.metrics import SMOOTHING
 from tagmask.thresholds import head_foreground
 
-__all__ = ["BrightRule", "BrightSearch", "MeanMask", "PositionPrior", "relative_positions"]
+__all__ = ["IntensityRule", "IntensitySearch", "MeanMask", "PositionPrior", "relative_positions"]
 
 FRACTIONS = (0.02, 0.05, 0.08, 0.1, 0.12, 0.15, 0.18, 0.2, 0.25, 0.3, 0.35, 0.4, 0.5, 0.6, 0.7, 0.8, 1.0)
-"""Shares of the foreground tried by `BrightSearch`."""
+"""Shares of the foreground tried by `IntensitySearch`."""
 SHAVES = tuple(range(9))
-"""Pixels off the rim of the foreground tried by `BrightSearch`."""
+"""Pixels off the rim of the foreground tried by `IntensitySearch`."""
 
 
 @dataclass(frozen=True)
-class BrightRule:
-    """Mark the brightest part of the head (or body).
+class IntensityRule:
+    """Mark the brightest or the darkest part of the head (or body).
 
     Parameters
     ----------
@@ -31,10 +31,13 @@ class BrightRule:
         Share of the foreground's pixels that is marked, in (0, 1].
     shave
         Pixels taken off the rim of the foreground first.
+    dark
+        Mark the darkest: nuclei on H&E, lungs on a radiograph.
     """
 
     fraction: float
     shave: int
+    dark: bool = False
 
     def apply(self, picture: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Mark one slice.
@@ -48,9 +51,9 @@ class BrightRule:
         -------
         mask : (H, W) bool
         score : (H, W) float32
-            The intensity, and its minimum outside the foreground.
+            The intensity, or what is left to the brightest, and its minimum outside the foreground.
         """
-        grey = picture.mean(axis=0, dtype=np.float64)
+        grey = _sought(picture, self.dark)
         inside = _shaved(head_foreground(picture), (self.shave,))[0]
         score = np.where(inside, grey, grey.min()).astype(np.float32)
         mask = np.zeros(grey.shape, dtype=bool)
@@ -60,11 +63,11 @@ class BrightRule:
         return mask, score
 
 
-class BrightSearch:
-    """Find the `BrightRule` of the best mean Dice over slices. It reads masks: say so beside the number."""
+class IntensitySearch:
+    """Find the `IntensityRule` of the best mean Dice over slices. It reads masks: say so beside the number."""
 
     def __init__(self) -> None:
-        self._sum = np.zeros((len(SHAVES), len(FRACTIONS)))
+        self._sum = np.zeros((2, len(SHAVES), len(FRACTIONS)))
         self.slices = 0
 
     def add(self, picture: np.ndarray, truth: np.ndarray) -> None:
@@ -75,18 +78,26 @@ class BrightSearch:
         picture : (C, H, W) float
         truth : (H, W) bool
         """
-        grey = picture.mean(axis=0, dtype=np.float64)
         true = int(truth.sum())
         for i, inside in enumerate(_shaved(head_foreground(picture), SHAVES)):
-            hits = np.concatenate([[0], np.cumsum(truth[inside][np.argsort(-grey[inside], kind="stable")])])
-            size = np.array([_share(f, len(hits) - 1) for f in FRACTIONS])
-            self._sum[i] += (2 * hits[size] + SMOOTHING) / (size + true + SMOOTHING)
+            for dark in (False, True):
+                order = np.argsort(-_sought(picture, dark)[inside], kind="stable")
+                hits = np.concatenate([[0], np.cumsum(truth[inside][order])])
+                size = np.array([_share(f, len(hits) - 1) for f in FRACTIONS])
+                self._sum[int(dark), i] += (2 * hits[size] + SMOOTHING) / (size + true + SMOOTHING)
         self.slices += 1
 
-    def best(self) -> tuple[BrightRule, float]:
+    def best(self) -> tuple[IntensityRule, float]:
         """Give the best rule and its mean Dice."""
-        i, j = np.unravel_index(int(np.argmax(self._sum)), self._sum.shape)
-        return BrightRule(FRACTIONS[j], SHAVES[i]), float(self._sum[i, j] / max(self.slices, 1))
+        dark, i, j = np.unravel_index(int(np.argmax(self._sum)), self._sum.shape)
+        rule = IntensityRule(FRACTIONS[j], SHAVES[i], bool(dark))
+        return rule, float(self._sum[dark, i, j] / max(self.slices, 1))
+
+
+def _sought(picture: np.ndarray, dark: bool) -> np.ndarray:
+    """Mean of the channels (H, W) float64, turned over where the dark is sought."""
+    grey = picture.mean(axis=0, dtype=np.float64)
+    return np.asarray(grey.max() - grey if dark else grey)
 
 
 def _shaved(head: np.ndarray, shaves: tuple[int, ...]) -> list[np.ndarray]:
