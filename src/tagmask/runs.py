@@ -33,7 +33,7 @@ from tagmask.io import atomic_write
 from tagmask.machine import environment
 from tagmask.methods import METHODS, Networks, settings_of
 from tagmask.networks import weights
-from tagmask.networks.kinds import MASK_LEARNERS, NETWORKS
+from tagmask.networks.kinds import MASK_LEARNERS, NETWORKS, reads_text
 from tagmask.slices import SliceSettings
 from tagmask.types import Method
 
@@ -236,11 +236,14 @@ class Run:
         return name
 
     def reads(self, method: str) -> str:
-        """Say what was read for the results of a method: its training, and validation masks if they chose for it."""
+        """Say what was read for the results of a method: its training, val masks if they chose for it, sentences."""
         learnt = set(self.needs(method)) & MASK_LEARNERS.keys()
         masks_read = self.environment.get("masks_read") if learnt else None
         selected = self.val_masks or any(getattr(self.experiment.train, n).select_every for n in learnt)
-        return str(masks_read or METHODS[method].reads) + (" + val masks" if selected else "")
+        taught = {*learnt, "gloria_pair"} if "gloria" in learnt else learnt  # the pairs of its encoder
+        texts = any(reads_text(getattr(self.experiment, name)) for name in taught)
+        read = str(masks_read or METHODS[method].reads)
+        return read + (" + val masks" if selected else "") + (" + texts" if texts else "")
 
     def settings(self, name: str | None = None, **changes: Any) -> Any:
         """Give the settings of a method: the experiment's, changed.

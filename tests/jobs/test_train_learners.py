@@ -133,7 +133,8 @@ def test_each_is_trained_stopped_resumed_and_used(
     assert any(float(v.float().abs().max()) > 0 for k, v in before.items() if k.startswith("optimizer."))
     result = segment(again, [told_cohort / "test"], out=tmp_path / "out")
     assert len(result.done) == 8 and not result.failed  # the picture without text too: null_text
-    assert again.reads(again.method_name()) == "train masks + val masks"
+    texts = " + texts" if name in ("textdiff", "lvit") else ""
+    assert again.reads(again.method_name()) == "train masks + val masks" + texts
 
 
 # features
@@ -210,6 +211,7 @@ def test_a_network_that_reads_no_text_opens_no_encoder(
     monkeypatch.setattr("tagmask.attachments.TextEncoder", fail)
     run = learn("textdiff", "zeta1", shape={"text": "none", "null_text": False})
     assert len(segment(run, [told_cohort / "test"], out=tmp_path / "out").done) == 8
+    assert run.reads("textdiff") == "train masks"
     with pytest.raises(AssertionError, match="encoder was opened"):
         learn("textdiff", "full")
 
@@ -277,6 +279,7 @@ def test_pairs_teach_the_encoder_that_gloria_begins_with(learn: Learn, tmp_path:
     learnt = [k for k in pairs if k.startswith("encoder.") and "running" not in k and "batches" not in k]
     assert len(learnt) > 30 and all(torch.allclose(ours[k], pairs[k], atol=1e-6) for k in learnt)
     assert list(Run.open(run.path).networks.learners) == ["gloria"]  # pairs are in no method's way
+    assert run.reads("gloria") == "train masks + texts"
     scratch = weights.read_tensors(learn("gloria", "b", *still).weights_path("gloria"))
     assert not torch.allclose(scratch["encoder.conv1.weight"], ours["encoder.conv1.weight"], atol=1e-3)
     (run.path / "weights" / "gloria_pair.safetensors").unlink()
