@@ -99,6 +99,24 @@ def test_what_masks_depend_on_makes_another_cell(
     assert plan(world, **change(world)).key != before.key
 
 
+@pytest.mark.parametrize("read", [False, True])
+def test_masks_depend_on_sentences_where_they_are_read(
+    read: bool, world: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def tell(words: str) -> None:
+        head, *lines = table.read_text().splitlines()
+        table.write_text("\n".join([f"{head},text", *(f"{line},{words}" for line in lines)]))
+        told.append(plan(world).key)
+        told.append(plan(world, row='set = ["text.tokens=3"]').key)
+        table.write_text("\n".join([head, *lines]))
+
+    monkeypatch.setattr("tagmask.benchmarking.cells.reads_text", lambda settings: read)
+    table, told = world / "cohort/test/labels.csv", list[str]()
+    tell("in the left")
+    tell("in the right")
+    assert len(set(told)) == (4 if read else 1)
+
+
 @pytest.mark.parametrize(
     ("what", "change"),
     [
@@ -115,6 +133,14 @@ def test_what_numbers_depend_on_leaves_the_masks(
     before = plan(world)
     after = plan(world, **change(world))
     assert after.key == before.key and after.evaluation_key != before.evaluation_key
+
+
+def test_another_way_of_counting_makes_other_numbers(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = plan(world)
+    first = before.evaluation_key
+    monkeypatch.setattr("tagmask.benchmarking.cells.VERSION", 10**6)
+    after = plan(world)
+    assert after.key == before.key and after.evaluation_key != first
 
 
 def test_patients_of_a_plain_folder_of_masks_count_too(world: Path) -> None:

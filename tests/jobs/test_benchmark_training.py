@@ -99,6 +99,18 @@ def test_a_run_of_tagmask_train_is_taken(world: Path, monkeypatch: pytest.Monkey
     assert (result.failed, result.trained, noted, len(result.done)) == ({}, (), [], 2)
 
 
+def test_all_draws_are_segmented_alike(world: Path) -> None:
+    assert bench(world, row(world, "U-Net")).failed == {}
+    file = world / "toy.toml"
+    assert "[mask]" not in file.read_text()
+    file.write_text(file.read_text() + "\n[mask]\nmedian = 3\n")
+    problem, _ = bench(world, row(world, "U-Net")).failed.values()
+    assert "was begun with [mask]" in problem and "'median': 3" in problem and "set" in problem
+    asked = row(world, "U-Net", 'set = ["mask.median=3"]')
+    file.write_text(file.read_text().replace("\n[mask]\nmedian = 3\n", ""))
+    assert bench(world, asked).failed == {}
+
+
 def test_a_stopped_training_goes_on(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         steps(patch, stop_at=4)

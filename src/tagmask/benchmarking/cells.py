@@ -24,12 +24,15 @@ from typing import Any
 from tagmask.benchmarking.bench import Bench
 from tagmask.benchmarking.folds import Fold, digest, place
 from tagmask.benchmarking.rows import RowPlan, Tags
+from tagmask.benchmarking.trainings import training_of
 from tagmask.config import build, plain, read_toml
 from tagmask.data.prepared import Prepared
 from tagmask.errors import InputError, RunError
 from tagmask.io import atomic_write, stem
 from tagmask.methods import settings_of
+from tagmask.networks.kinds import reads_text
 from tagmask.runs import Run
+from tagmask.scoring.protocol import VERSION
 
 __all__ = ["Cell", "plan_cell"]
 
@@ -77,7 +80,7 @@ class Cell:
     @cached_property
     def evaluation_key(self) -> str:
         """Of the numbers."""
-        return digest([self.key, self.fold.truth, self.fold.truth_digest, self.row.name])
+        return digest([VERSION, self.key, self.fold.truth, self.fold.truth_digest, self.row.name])
 
     @property
     def folder(self) -> Path:
@@ -160,7 +163,7 @@ def plan_cell(bench: Bench, row: RowPlan, fold: Fold, seed: int, home: Path, dra
     used = dict.fromkeys((*needs, "classifier"))  # the classifier gives tags and image-level scores
     experiment = run.experiment
     modes = tuple(dict.fromkeys(row.tags_of(setup) for setup in bench.protocol.setups))
-    identity = {
+    identity: dict[str, Any] = {
         "method": row.method,
         "settings": plain(settings_of(row.method, experiment.settings_table(row.method))),
         "mask": plain(experiment.mask_of(row.method)),
@@ -173,12 +176,16 @@ def plan_cell(bench: Bench, row: RowPlan, fold: Fold, seed: int, home: Path, dra
         "seed": seed,
         "inputs": fold.inputs_digest,
     }
+    if any(reads_text(getattr(experiment, need)) for need in needs):
+        # Which encoder it is, the weights say.
+        identity["text"] = [plain(experiment.text), [case.text for case in fold.cases]]
     return Cell(row, fold, seed, run, identity, modes, home, draw)
 
 
 def _open(row: RowPlan, fold: Fold, draw: str) -> Run:
     """Open the run with the settings that the row asks for."""
     path = row.folder(fold.data, fold.fold, draw)
+    _refuse_other_settings(row, fold, draw, path)
     chosen: Sequence[str] = ()
     if row.tuned == "tags":
         run = Run.open(path, tuned=False)
@@ -193,6 +200,27 @@ def _open(row: RowPlan, fold: Fold, draw: str) -> Run:
         build(_Tuned, read_toml(file), where=file)
         chosen = _assignments(read_toml(file))
     return Run.open(path, overrides=[*chosen, *row.set], snapshot=row.snapshot, tuned=row.tuned == "tags")
+
+
+def _refuse_other_settings(row: RowPlan, fold: Fold, draw: str, path: Path) -> None:
+    """Refuse a run whose method or mask is set otherwise than in the experiment that the row names.
+
+    No training depends on them, so a run is taken as it is; but the draws of a row must be segmented alike.
+    """
+    training = training_of(row, fold.data, fold.fold, draw)
+    if training is None:
+        return
+    name, asked, begun = row.method, training.load(), Run.open(path, tuned=False).experiment
+    for table, now, then in (
+        ("mask", asked.mask_of(name), begun.mask_of(name)),
+        (f"methods.{name}", *(settings_of(name, e.settings_table(name)) for e in (asked, begun))),
+    ):
+        if now != then:
+            raise RunError(
+                f"was begun with [{table}] {plain(then)}, but the experiment now says {plain(now)}.",
+                where=path,
+                repair="Restore the setting there, and write what is to differ into the row's set.",
+            )
 
 
 @dataclass(frozen=True)
