@@ -87,7 +87,9 @@ def table(path: Path) -> dict[tuple[float, str], dict[str, str]]:
 
 @pytest.fixture
 def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    write_run(tmp_path / "run", "methods.anofpdm.stride=1", networks=("denoiser",))
+    # Settings that move maps: all but the stride must leave the magnitudes alone.
+    settings = ("stride=1", "mask.median=3", "mask.foreground=head", "mask.erode=1", "end_exclusive=true")
+    write_run(tmp_path / "run", *(f"methods.anofpdm.{each}" for each in settings), networks=("denoiser",))
     monkeypatch.setattr(AnoFPDM, "_encode", encode)
     return tmp_path
 

@@ -47,6 +47,14 @@ def _method(run: Run, name: str, device: str, **changes: Any) -> AnoFPDM:
     return method
 
 
+def _masked(run: Run, name: str, **changes: Any) -> Run:
+    """Give the run with these changes to the method's mask settings."""
+    experiment = run.experiment
+    methods = {**experiment.methods, name: experiment.settings_table(name)}
+    mask = replace(experiment.mask_of(name), **changes)
+    return replace(run, experiment=replace(experiment, mask=mask, methods=methods))
+
+
 def _guidances(run: Run, name: str, values: Sequence[Value], device: str) -> Iterator[Walk]:
     """Give the one walk of all w. It puts the curves aside, (3, K) float32 a slice: M, MSE^h, MSE^0."""
     methods = [_method(run, name, device, guidance=float(w)) for w in values]
@@ -83,10 +91,12 @@ def _ends(run: Run, name: str, values: Sequence[Value], device: str) -> Iterator
 def _shares(run: Run, name: str, values: Sequence[Value], device: str) -> Iterator[Walk]:
     """Give the walks of the single SAMs at shares of t_e: one finds t_e, one serves every share but 1.
 
-    It puts M_t aside, the mean over modalities, where the share is within T'; beyond it there is no such SAM.
+    It puts M_t aside, the mean over modalities, where the share is within T'; beyond it there is no such SAM. Maps
+    are left as they are: the run's median filter and foreground would move the magnitudes.
     """
+    then = _masked(run, name, median=1, foreground="none", erode=0)
     single = {"map": "single", "interval": 1, "end_exclusive": False}
-    methods = [_method(run, name, device, **single, end_ratio=float(share)) for share in values]
+    methods = [_method(then, name, device, **single, end_ratio=float(share)) for share in values]
     seen: Seen = {}
 
     def predict(batch: Batch, seed: int) -> list[Prediction]:
@@ -99,7 +109,7 @@ def _shares(run: Run, name: str, values: Sequence[Value], device: str) -> Iterat
             seen.update({(one, seed, share): float(m[i]) for i, one in enumerate(batch.ids) if within[i]})
         return [methods[0].conclude(passage, batch) for passage in passages]
 
-    yield Walk(run, tuple(values), tuple(m.settings for m in methods), predict, seen)
+    yield Walk(then, tuple(values), tuple(m.settings for m in methods), predict, seen)
 
 
 def _thresholds(run: Run, name: str, values: Sequence[Value], device: str) -> Iterator[Walk]:
@@ -108,12 +118,7 @@ def _thresholds(run: Run, name: str, values: Sequence[Value], device: str) -> It
         raise ConfigError(
             f"values = {list(values)}.", repair="Use thresholds above 0, and 0 for the dynamic."
         )
-    experiment = run.experiment
-    table = experiment.settings_table(name)
-    mask = replace(experiment.mask_of(name), rule="method", value=None)
-    then = replace(
-        run, experiment=replace(experiment, mask=mask, methods={**experiment.methods, name: table})
-    )
+    then = _masked(run, name, rule="method", value=None)
     method = _method(then, name, device)
     if method.settings.m_max is None:
         raise ConfigError(
