@@ -1,4 +1,4 @@
-"""The charts of the ablation figures: numbers over a setting, bands, clouds of points, panels of maps."""
+"""The charts of the ablation figures: numbers over a setting, bands, stacks, clouds of points, panels of maps."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 
 from tagmask.chart_style import COLOURS, DASHES, INK, LEGEND, blank, both, dress, empty_axes
 
-__all__ = ["SweepLine", "bands", "cloud", "panel", "side_by_side", "sweep"]
+__all__ = ["SweepLine", "bands", "cloud", "panel", "side_by_side", "stack", "sweep"]
 
 
 class SweepLine(NamedTuple):
@@ -129,6 +129,32 @@ def bands(lines: Mapping[str, SweepLine], *, x: str, y: str) -> dict[str, bytes]
         axes.plot(line.x, line.y, color=COLOURS[n % 8], linestyle=DASHES[n % 8], linewidth=1.8, label=name)
         axes.fill_between(line.x, line.low, line.high, color=COLOURS[n % 8], alpha=0.15, linewidth=0)
     axes.legend(**LEGEND)
+    return both(figure)
+
+
+def stack(found: Mapping[str, Mapping[str, SweepLine]], *, x: str, mark: float) -> dict[str, bytes]:
+    """Draw numbers of several kinds over one axis, one kind above the other, each on a scale of its own.
+
+    Parameters
+    ----------
+    found
+        Lines by name, by what their upright axis says. Every scale begins at 0.
+    x
+        What the common axis says.
+    mark
+        Where a line stands upright in every chart.
+    """
+    figure = blank(5.6, 2.3 * len(found) + 0.5)
+    column = figure.subplots(len(found), 1, sharex=True, squeeze=False)[:, 0]
+    for axes, (y, lines) in zip(column, found.items(), strict=True):
+        dress(axes, x if axes is column[-1] else "", y)
+        axes.axvline(mark, color=INK, linewidth=0.8)
+        for n, (name, line) in enumerate(lines.items()):
+            style: dict[str, Any] = {"color": COLOURS[n % 8], "linestyle": DASHES[n % 8]}
+            axes.plot(line.x, line.y, linewidth=1.8, marker="o", markersize=4, label=name, **style)
+            axes.fill_between(line.x, line.low, line.high, color=COLOURS[n % 8], alpha=0.15, linewidth=0)
+        axes.set_ylim(bottom=0)
+        axes.legend(**LEGEND, ncols=2)
     return both(figure)
 
 

@@ -21,5 +21,6 @@ ABLATIONS: Mapping[str, Ablation] = {
     "threshold": anofpdm.THRESHOLD,
     "curves": anofpdm.CURVES,
     "size": anofpdm.SIZE,
+    "regions": anofpdm.REGIONS,
     "sam": anofpdm.SAM,
 }

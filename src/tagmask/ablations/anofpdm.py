@@ -1,7 +1,8 @@
-"""The figures of the AnoFPDM paper: Dice over w, end step and threshold; the curves, M and target, the SAMs.
+"""The figures of the AnoFPDM paper: Dice over w, end step and threshold; curves, M and target, regions, SAMs.
 
-Y. Che et al. 2024, https://arxiv.org/abs/2404.15683, Figs. 2a, 2b, 2d, 3, 5b to 5d. (Fig. 5a is made of tags alone
-by `tagmask tune`. Fig. 2c parts each SAM by the exact mask, which no walk may see: it is not here.)
+Y. Che et al. 2024, https://arxiv.org/abs/2404.15683, Figs. 2, 3, 5b to 5d. (Fig. 5a is made of tags alone by
+`tagmask tune`.) Fig. 2c parts each SAM by the exact mask, which no walk may see: here the SAM at a share of t_e is
+a score map like any other, and `evaluate` parts it.
 """
 
 from __future__ import annotations
@@ -9,11 +10,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
 
-from tagmask.ablations.anofpdm_draw import SamSlice, draw_curves, draw_sam, draw_size
+from tagmask.ablations.anofpdm_draw import SamSlice, draw_curves, draw_regions, draw_sam, draw_size
 from tagmask.ablations.kinds import (
     CSV_COLUMNS,
     Ablation,
@@ -33,16 +35,24 @@ from tagmask.methods.anofpdm_passage import Passage
 from tagmask.runs import Run
 from tagmask.types import Batch, Prediction
 
-__all__ = ["CURVES", "END", "GUIDANCE", "SAM", "SIZE", "THRESHOLD"]
+__all__ = ["CURVES", "END", "GUIDANCE", "REGIONS", "SAM", "SIZE", "THRESHOLD"]
 
 _SETUPS = {("mixed", "dice"): "Dice, mixed", ("positives", "dice"): "Dice, unhealthy"}
 SHOWN_SLICES = 4
 
 
-def _method(run: Run, name: str, device: str, **changes: Value) -> AnoFPDM:
+def _method(run: Run, name: str, device: str, **changes: Any) -> AnoFPDM:
     method = run.method(name, device=device, **changes)
     assert isinstance(method, AnoFPDM)
     return method
+
+
+def _masked(run: Run, name: str, **changes: Any) -> Run:
+    """Give the run with these changes to the method's mask settings."""
+    experiment = run.experiment
+    methods = {**experiment.methods, name: experiment.settings_table(name)}
+    mask = replace(experiment.mask_of(name), **changes)
+    return replace(run, experiment=replace(experiment, mask=mask, methods=methods))
 
 
 def _guidances(run: Run, name: str, values: Sequence[Value], device: str) -> Iterator[Walk]:
@@ -78,18 +88,37 @@ def _ends(run: Run, name: str, values: Sequence[Value], device: str) -> Iterator
     yield Walk(run, tuple(values), tuple(m.settings for m in methods), predict)
 
 
+def _shares(run: Run, name: str, values: Sequence[Value], device: str) -> Iterator[Walk]:
+    """Give the walks of the single SAMs at shares of t_e: one finds t_e, one serves every share but 1.
+
+    It puts M_t aside, the mean over modalities, where the share is within T'; beyond it there is no such SAM. Maps
+    are left as they are: the run's median filter and foreground would move the magnitudes.
+    """
+    then = _masked(run, name, median=1, foreground="none", erode=0)
+    single = {"map": "single", "interval": 1, "end_exclusive": False}
+    methods = [_method(then, name, device, **single, end_ratio=float(share)) for share in values]
+    seen: Seen = {}
+
+    def predict(batch: Batch, seed: int) -> list[Prediction]:
+        passages = methods[0].ends(batch, seed, [float(share) for share in values])
+        for share, passage in zip(values, passages, strict=True):
+            last = methods[0].last(passage.end, float(share))
+            there = torch.searchsorted(torch.tensor(passage.steps, device=last.device), last)
+            m = passage.m.gather(1, there[:, None]).mean(dim=(1, 2))  # (B,)
+            within = ((passage.end * share).round() <= methods[0].settings.forward_steps).all(dim=1)
+            seen.update({(one, seed, share): float(m[i]) for i, one in enumerate(batch.ids) if within[i]})
+        return [methods[0].conclude(passage, batch) for passage in passages]
+
+    yield Walk(then, tuple(values), tuple(m.settings for m in methods), predict, seen)
+
+
 def _thresholds(run: Run, name: str, values: Sequence[Value], device: str) -> Iterator[Walk]:
     """Give the one walk of all thresholds: the mask rule becomes the method's own, and 0 leaves it dynamic."""
     if min(values) < 0:
         raise ConfigError(
             f"values = {list(values)}.", repair="Use thresholds above 0, and 0 for the dynamic."
         )
-    experiment = run.experiment
-    table = experiment.settings_table(name)
-    mask = replace(experiment.mask_of(name), rule="method", value=None)
-    then = replace(
-        run, experiment=replace(experiment, mask=mask, methods={**experiment.methods, name: table})
-    )
+    then = _masked(run, name, rule="method", value=None)
     method = _method(then, name, device)
     if method.settings.m_max is None:
         raise ConfigError(
@@ -194,7 +223,8 @@ def _fixed(*values: Value) -> Callable[[Run, str], Sequence[Value]]:
 _ONLY = ("anofpdm",)
 _sweep = partial(draw_sweep, shown=_SETUPS)
 GUIDANCE = Ablation("guidance strength w", _ONLY, _candidates, _guidances, _sweep)
-END = Ablation("end step / t_e", _ONLY, _fixed(0.2, 0.4, 0.6, 0.8, 1.0, 1.2, 1.6, 2.0), _ends, _sweep)
+_SHARES = _fixed(0.2, 0.4, 0.6, 0.8, 1.0, 1.2, 1.6, 2.0)
+END = Ablation("end step / t_e", _ONLY, _SHARES, _ends, _sweep)
 THRESHOLD = Ablation(
     "threshold of the map",
     _ONLY,
@@ -204,4 +234,5 @@ THRESHOLD = Ablation(
 )
 CURVES = Ablation("step t", _ONLY, _own_guidance, _guidances, draw_curves)
 SIZE = Ablation("size of the target (pixels)", _ONLY, _own_guidance, _guidances, draw_size)
+REGIONS = Ablation("t / t_e", _ONLY, _SHARES, _shares, draw_regions)
 SAM = Ablation("step t", _ONLY, _some_steps, _sams, draw_sam)

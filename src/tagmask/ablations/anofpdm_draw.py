@@ -1,21 +1,30 @@
-"""Drawings of what an AnoFPDM walk put aside: Figs. 2a, 2b, 2d and 3 of Che et al. 2024."""
+"""Drawings of what an AnoFPDM walk put aside: Figs. 2 and 3 of Che et al. 2024."""
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator, Sequence
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from tagmask.ablations.kinds import Drawing, Scored, Value
-from tagmask.charts import SweepLine, bands, cloud, panel
+from tagmask.charts import SweepLine, bands, cloud, panel, stack
 from tagmask.errors import InputError
 
-__all__ = ["SamSlice", "draw_curves", "draw_sam", "draw_size"]
+__all__ = ["SamSlice", "draw_curves", "draw_regions", "draw_sam", "draw_size"]
 
 CURVES = ("M_t", "MSE^h_t", "MSE^0_t")
 READS = "test masks, to draw"
+REGIONS = {
+    "M_t": "M_t",
+    "target": "RMS of the SAM",
+    "rest of the body": "RMS of the SAM",
+    "target / rest": "ratio",
+}
+"""Curves, and the axis that each is drawn on."""
+REGION_SLICES = 200  # as many as the paper's
 
 
 class SamSlice(NamedTuple):
@@ -95,6 +104,55 @@ def draw_size(kind: str, axis: str, scored: Sequence[Scored]) -> Sequence[Drawin
 def _peak(one: Scored, name: str) -> float:
     curves: np.ndarray = one.seen[name, one.seed, one.value][1]
     return float(curves[0].max())
+
+
+def draw_regions(kind: str, axis: str, scored: Sequence[Scored]) -> Sequence[Drawing]:
+    """Draw M_t and the magnitude of the SAM in target and rest of the body over t / t_e (Fig. 2c).
+
+    Means ± sd (n - 1) over the positive slices with a target and a rest, of the first seed alone; of more than
+    200 those whose names have the smallest SHA-256. The ratio is that of each slice, where the rest is not zero.
+    The magnitudes are those that `evaluate` writes: root mean square of the SAM's pixels on the scan's own grid.
+    """
+    first = min(one.seed for one in scored)
+    mine = [one for one in scored if one.seed == first]
+    names, lines = _drawn(_regions(mine[0])), []
+    if not names:
+        what, repair = "no slice shows the target within a body.", "Give some that do, with their images."
+        raise InputError(what, where=mine[0].evaluation, repair=repair)
+    found: dict[str, list[tuple[float, float, float]]] = {curve: [] for curve in REGIONS}
+    for one in mine:
+        rms = _regions(one)
+        there = [name for name in names if (name, first, one.value) in one.seen]  # t within T'
+        m = np.array([one.seen[name, first, one.value] for name in there], dtype=float)
+        target, rest = np.array([rms[name] for name in there], dtype=float).reshape(-1, 2).T
+        ratio = target[rest > 0] / rest[rest > 0]
+        for curve, values in zip(REGIONS, (m, target, rest, ratio), strict=True):
+            mean = float(values.mean()) if len(values) else float("nan")
+            sd = float(values.std(ddof=1)) if len(values) > 1 else float("nan")
+            found[curve].append((one.value, mean, sd))
+            head = {"t_over_t_e": one.value, "curve": curve}
+            lines.append({**head, "mean": mean, "sd": sd, "n": len(values), "reads": READS})
+    shown: dict[str, dict[str, SweepLine]] = {}
+    for curve, points in found.items():
+        x, mean_of, by = np.array(points).T
+        shown.setdefault(REGIONS[curve], {})[curve] = SweepLine(x, mean_of, mean_of - by, mean_of + by)
+    return [Drawing(kind, stack(shown, x=axis, mark=1.0), tuple(lines[0]), lines)]
+
+
+def _regions(one: Scored) -> dict[str, tuple[float, float]]:
+    """Give (target, rest) by name of the positive slices in which `evaluate` found both."""
+    found = {}
+    with (one.evaluation / "per_slice.csv").open(newline="", encoding="utf-8") as file:
+        for row in csv.DictReader(file):
+            both = row["rms_target"], row["rms_rest"]
+            if row["row"] == "method" and row["positive"] == "1" and all(both):
+                found[f"{row['case']}/{row['slice']}"] = (float(both[0]), float(both[1]))
+    return found
+
+
+def _drawn(names: Iterable[str]) -> list[str]:
+    """Draw at most `REGION_SLICES` by their names alone: neither order nor company nor size of target matters."""
+    return sorted(names, key=lambda name: hashlib.sha256(name.encode()).digest())[:REGION_SLICES]
 
 
 def draw_sam(kind: str, axis: str, scored: Sequence[Scored]) -> Sequence[Drawing]:

@@ -64,8 +64,8 @@ def ablate(
         str,
         typer.Argument(
             metavar="KIND",
-            help="Q, R, tau, s (CDM); w, end, threshold, curves, size, sam (AnoFPDM); stride (of the reconstructing "
-            "methods); steps (of training).",
+            help="Q, R, tau, s (CDM); w, end, threshold, curves, size, regions, sam (AnoFPDM); stride (of the "
+            "reconstructing methods); steps (of training).",
         ),
     ],
     inputs: Annotated[

@@ -88,7 +88,7 @@ def ablate(
         A run folder. It is only read.
     kind
         A name of `tagmask.ablations.ABLATIONS`: "Q", "R", "tau", "s" (Fig. 3 of CDM), "steps" (any method),
-        "w", "end", "threshold", "curves", "size", "sam" (Figs. 2, 3 and 5 of AnoFPDM).
+        "w", "end", "threshold", "curves", "size", "regions", "sam" (Figs. 2, 3 and 5 of AnoFPDM).
     inputs, tags, device, batch, method, overrides
         As of `segment`.
     truth, settings

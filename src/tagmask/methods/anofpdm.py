@@ -156,7 +156,7 @@ class AnoFPDM:
         passages = self._gather(batch, seed, weights, [Gatherer(s, x0) for _ in weights])
         if s.end_ratio == 1:
             return passages
-        known = [Gatherer(s, x0, self._last(passage.end, s.end_ratio)) for passage in passages]
+        known = [Gatherer(s, x0, self.last(passage.end, s.end_ratio)) for passage in passages]
         again = self._gather(batch, seed, weights, known)
         return tuple(replace(p, maps=q.maps) for p, q in zip(passages, again, strict=True))
 
@@ -169,7 +169,7 @@ class AnoFPDM:
         at_end = replace(self, settings=replace(self.settings, end_ratio=1.0))
         (passage,) = at_end.sweep(batch, seed)
         x0, others = self._modalities(batch.image), [r for r in ratios if r != 1]
-        known = [Gatherer(self.settings, x0, self._last(passage.end, r)) for r in others]
+        known = [Gatherer(self.settings, x0, self.last(passage.end, r)) for r in others]
         for (step,) in self.trace(batch, seed) if others else ():
             for gatherer in known:
                 gatherer.add(step)
@@ -184,8 +184,21 @@ class AnoFPDM:
                 gatherer.add(step)
         return tuple(g.passage(w) for g, w in zip(gatherers, weights, strict=True))
 
-    def _last(self, end: Tensor, ratio: float) -> Tensor:
-        """The last visited step that is aggregated when t_e is scaled by this ratio; 0 or less: none is."""
+    def last(self, end: Tensor, ratio: float) -> Tensor:
+        """Give the last visited step that is aggregated when t_e is scaled by this ratio; 0 or less: none is.
+
+        Parameters
+        ----------
+        end : (B, C) int64
+            t_e.
+        ratio
+            Above 0. What lies beyond T' is T'.
+
+        Returns
+        -------
+        Tensor : (B, C) int64
+            Among the steps visited, the one at or before `ratio` t_e, rounded.
+        """
         s, out = self.settings, int(self.settings.end_exclusive)
         last = ((end - out) * ratio).round().long().clamp(1 - out, s.steps[-1])
         return 1 + (last - 1).div(s.stride, rounding_mode="floor") * s.stride

@@ -26,6 +26,7 @@ PER_SLICE = (
     *("row", "case", "slice", "patient", "tag", "tag_source", "positive", "position", "score"),
     *("pixels", "truth_pixels", "mask_pixels", "tp", "fp", "fn", "tn"),
     *("status", "dice", "iou", "precision", "recall", "hd95", "hd95_status", "ap", "ap_status"),
+    *("rms_target", "rms_rest"),
 )
 """Columns of per_slice.csv."""
 PER_PATIENT = (
@@ -61,6 +62,9 @@ class SliceRecord:
         As `metrics.hd95` gives them.
     ap, ap_status
         Average precision of the slice and "ok", "no_positives", "not_finite" or "no_scores".
+    rms_target, rms_rest
+        As `region_rms` gives them of the method's score map; NaN where there is no map or no image to take the
+        body from.
     """
 
     row: str
@@ -77,6 +81,8 @@ class SliceRecord:
     hd95_status: str
     ap: float
     ap_status: str
+    rms_target: float = _NAN
+    rms_rest: float = _NAN
 
     def cells(self) -> dict[str, object]:
         """Give the line of per_slice.csv; undefined numbers are empty."""
@@ -103,6 +109,8 @@ class SliceRecord:
             "hd95_status": self.hd95_status,
             "ap": self.ap,
             "ap_status": self.ap_status,
+            "rms_target": self.rms_target,
+            "rms_rest": self.rms_rest,
         }
         return {key: cell(value) for key, value in cells.items()}
 

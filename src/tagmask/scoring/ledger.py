@@ -19,6 +19,7 @@ from tagmask.scoring.aggregate import PER_PATIENT, PER_SLICE, SliceRecord, per_p
 from tagmask.scoring.detection import image_level
 from tagmask.scoring.matching import SliceInfo
 from tagmask.scoring.protocol import EvaluateSettings
+from tagmask.scoring.regions import region_rms
 from tagmask.scoring.rivals import Filled, LoadedCase, Row
 from tagmask.scoring.scoreboard import FLAT, flat, markdown, write_csv, write_text
 from tagmask.scoring.trivial import PositionPrior
@@ -31,6 +32,7 @@ PR_CURVE = ("row", "subset", "recall", "precision", "threshold")
 _BODY = 0.025
 """Share of a case's grey range above which a pixel is body: the papers' "> -0.95" in [-1, 1]."""
 _CURVE_POINTS = 400
+_NOWHERE = (float("nan"), float("nan"))
 
 
 def _version() -> str | None:
@@ -120,17 +122,17 @@ class Ledger:
         return kept
 
     def _body(self, case: LoadedCase) -> np.ndarray | None:
-        """Body of a case (I, J, K) bool, where the settings need it."""
+        """Body of a case (I, J, K) bool; None without an image, if the settings can do without."""
         p = self.settings
-        if p.ap_over != "body" and not (p.area_of == "body" and p.min_area_frac):
-            return None
-        if case.image is None:
+        if case.image is not None:
+            return np.asarray(case.image.mean(axis=0) > _BODY, dtype=bool)
+        if p.ap_over == "body" or (p.area_of == "body" and p.min_area_frac):
             raise ConfigError(
                 f"{case.study.id} has no source image to take the body from.",
                 where="evaluate.area_of or evaluate.ap_over",
                 repair="Name the images' folder, or take the whole slice and the whole image.",
             )
-        return np.asarray(case.image.mean(axis=0) > _BODY, dtype=bool)
+        return None
 
     def _enter_slice(
         self, case: LoadedCase, row: str, k: int, filled: Filled, body: np.ndarray | None
@@ -142,8 +144,10 @@ class Ledger:
         score = None if filled[1] is None else case.cut(filled[1], k)
         positive = info.tag == 1 if self.settings.positives == "tag" else bool(truth.any())
         inside = None if body is None or self.settings.ap_over == "image" else case.cut(body, k)
+        regions = _NOWHERE
         if row == "method" and score is not None:
             self.histogram.add(score, truth)
+            regions = _NOWHERE if body is None else region_rms(score, truth, case.cut(body, k))
         area, area_status = self._area(row, positive, score, truth, inside)
         spacing = case.study.spacing
         in_plane = None if spacing is None else [s for a, s in enumerate(spacing) if a != case.axis]
@@ -164,6 +168,8 @@ class Ledger:
             hd95_status=distance_status,
             ap=area,
             ap_status=area_status,
+            rms_target=regions[0],
+            rms_rest=regions[1],
         )
         self.records[row].append(record)
 
