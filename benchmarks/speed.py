@@ -164,7 +164,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(training_row(64, options.device, options.repeats))
     if options.train:
         return
-    columns = {"px": 5, "M param": 9, "batch": 7, "ours sl/s": 12, "plain sl/s": 12, "ratio": 8, "map diff": 12}
+    columns = {
+        "px": 5,
+        "M param": 9,
+        "batch": 7,
+        "ours sl/s": 12,
+        "plain sl/s": 12,
+        "ratio": 8,
+        "map diff": 12,
+    }
     print(f"{'method':7}" + "".join(f"{name:>{width}}" for name, width in columns.items()))
     gpu = options.device == "cuda"
     for shape in (SMALL, PAPER):
