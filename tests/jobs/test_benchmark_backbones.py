@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import weakref
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from tagmask.attachments import BACKBONE, ENCODER, refuse_other_attachments
+from tagmask.benchmarking.bench import load_bench
+from tagmask.benchmarking.grounds import needed
 from tagmask.config import build
 from tagmask.errors import RunError
 from tagmask.experiment import Experiment
+from tagmask.jobs import benchmark as module
 from tagmask.jobs.benchmark import BenchmarkResult, benchmark
+from tagmask.jobs.train import train
 from tagmask.networks import weights
 from tagmask.text.bert import hash_bert
 from tests import random_run, toys
@@ -97,3 +103,84 @@ def test_another_text_encoder_is_refused_and_one_that_is_gone_is_not_another(tmp
         refuse_other_attachments(learnt, experiment, name="lvit")
     encoder.rename(tmp_path / "away")
     refuse_other_attachments(learnt, experiment, name="lvit")
+
+
+# where the training of the backbone fails
+
+
+def test_rows_that_build_on_a_training_that_failed_fail_too(
+    world: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A backbone that is refused, one that fails, and one on which another is built: none is learnt from."""
+    file = world / "base" / "weights" / "denoiser.safetensors"
+    weights.save(file, random_run.network("denoiser", seed=9), {"step": 2})  # stale: of no training here
+    tried: list[str] = []
+
+    def broken(experiment: Any, *, out: Path, only: str, **options: Any) -> Any:
+        tried.append(only)
+        if only == "denoiser":
+            raise RunError("the loss was nan.")
+        return train(experiment, out=out, only=only, **options)
+
+    monkeypatch.setattr(module, "train", broken)
+    second = taught(world, f"pixel_classifier.features.weights={file}", run="second")
+    second = second.replace('"denoiser"]', '"pixel_classifier"]')
+    user = f'[[row]]\nname = "user"\nmethod = "pixel_classifier"\nrun = "{world}/second"\n'
+    result = bench(world, taught(world), second, row(world, "pixel_classifier"), row(world, "unet"), user)
+    assert tried == ["denoiser", "segmenter"]
+    first = f"it builds on {world}/base, whose training failed: the loss was nan."
+    assert result.failed == {
+        f"training of {world}/base": "the loss was nan.",
+        f"training of {world}/second": first,
+        "pixel_classifier on toy": first,
+        "user on toy": f"it builds on {world}/second, whose training failed: {first}",
+    }
+    assert result.done == ("unet on toy, seed 0",)
+
+
+def test_only_trains_what_its_rows_build_on(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[str] = []
+    monkeypatch.setattr(module, "train", lambda experiment, *, out, **options: tried.append(out.name))
+    other = taught(world, run="other")
+    another = f'train = ["pixel_classifier.features.weights={world}/other/weights/denoiser.safetensors"]'
+    elsewhere = row(world, "pixel_classifier", another).replace('name = "pixel', 'name = "other-pixel')
+    rows = row(world, "pixel_classifier"), row(world, "unet"), elsewhere
+    for only, expected in (
+        ("unet", ["unet"]),
+        ("pixel_classifier", ["base", "pixel_classifier"]),
+        ("other-pixel_classifier", ["other", "pixel_classifier"]),
+    ):
+        bench(world, taught(world), other, *rows, only=[only])
+        assert tried == expected
+        tried.clear()
+    bench(world, taught(world), other, *rows)
+    assert tried[:2] == ["base", "other"], "without it everything is trained"
+
+
+def test_what_a_row_builds_on_builds_on_others(world: Path) -> None:
+    second = taught(world, run="second").replace('"denoiser"]', '"pixel_classifier"]')
+    user = f'[[row]]\nname = "user"\nmethod = "pixel_classifier"\nrun = "{world}/second"\n'
+    parts = (world / "head.toml").read_text(), taught(world), second, taught(world, run="other"), user
+    plan = load_bench(write(world / "bench.toml", *parts))
+    assert [Path(one.run).name for one in needed(plan, {"user": [("toy", "", "")]})] == ["base", "second"]
+
+
+def test_a_training_that_failed_leaves_nothing_in_memory(
+    world: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept: list[weakref.ref[torch.Tensor]] = []
+    alive: list[bool] = []
+
+    def broken(experiment: Any, *, out: Path, **options: Any) -> None:
+        alive.extend(ref() is not None for ref in kept)
+        large = torch.zeros(8)
+        kept.append(weakref.ref(large))
+        raise RuntimeError("the GPU is full.")
+
+    monkeypatch.setattr(module, "train", broken)
+    emptied: list[None] = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: emptied.append(None))
+    result = bench(world, row(world, "unet"), row(world, "pixel_classifier"))
+    assert set(result.failed.values()) == {"RuntimeError: the GPU is full."}
+    assert alive == [False] and len(kept) == len(emptied) == 2
