@@ -17,8 +17,9 @@ from tagmask.networks import weights
 from tagmask.networks.head import FeatureHead
 from tagmask.networks.kinds import reads_text
 from tagmask.text import TextEncoder, TextSettings
+from tagmask.text.bert import find_bert, hash_bert
 
-__all__ = ["BACKBONE", "ENCODER", "TextReader", "attach_backbone", "open_reader"]
+__all__ = ["BACKBONE", "ENCODER", "TextReader", "attach_backbone", "open_reader", "refuse_other_attachments"]
 
 BACKBONE, ENCODER = "backbone_sha256", "encoder_sha256"
 """Keys of the metadata of weights."""
@@ -109,3 +110,42 @@ def open_reader(
             repair="Give the encoder of that training: --set text.encoder=FOLDER.",
         )
     return TextReader(encoder, needed=not getattr(network, "null_text", False))
+
+
+def refuse_other_attachments(learnt: Path, experiment: Experiment, *, name: str) -> None:
+    """Refuse weights whose backbone or text encoder is another file now than the one they were learnt with.
+
+    A file that is gone is not another one: what needs it will say so.
+
+    Parameters
+    ----------
+    learnt
+        The file of a network's weights.
+    experiment, name
+        Where its backbone and encoder lie, and which network it is.
+
+    Raises
+    ------
+    RunError
+        Naming the file that was trained again.
+    """
+    known = weights.read_metadata(learnt)["metadata"]
+    features = getattr(getattr(experiment, name), "features", None)
+    if BACKBONE in known and features is not None and features.weights.is_file():
+        _refuse_other(learnt, "backbone", features.weights, known[BACKBONE], weights.sha256(features.weights))
+    if ENCODER in known:
+        try:
+            folder = find_bert(experiment.text.encoder)
+        except ConfigError:
+            return
+        _refuse_other(learnt, "text encoder", folder, known[ENCODER], hash_bert(folder))
+
+
+def _refuse_other(learnt: Path, what: str, path: Path, known: str, found: str) -> None:
+    if found != known:
+        raise RunError(
+            f"was learnt with the {what} {path} as it was: that was trained again or replaced since, its SHA-256 "
+            f"is {found}, not {known}.",
+            where=learnt,
+            repair=f"Give another run folder, or remove {learnt.parent.parent} to train it anew.",
+        )

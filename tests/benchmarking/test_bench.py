@@ -159,6 +159,11 @@ def test_names_of_data_and_fold_go_into_paths(tmp_path: Path) -> None:
         ([DATA, VARIED.replace("U-Net, {shots}", "U-Net")], "vary.shots = [5, 20] gives rows of one name"),
         ([DATA, VARIED.replace("r-{shots}", "r").replace("={shots}", "=5")], "changes nothing but the name"),
         (
+            [DATA, VARIED.replace("[5, 20]", "[5]").replace("r-{shots}", "r").replace("={shots}", "=5")],
+            "vary.shots = [5] changes nothing but the name",
+        ),
+        ([DATA, ROW, 'line = "CDM {shot}"\n'], "unknown name in braces in line: 'shot'"),
+        (
             [DATA, VARIED.replace("r-{shots}", "r")],
             "{shots} changes how the run is trained, but run is the same",
         ),
@@ -261,3 +266,16 @@ def test_a_draw_goes_into_run_and_training(tmp_path: Path) -> None:
 def test_braces_of_toml_are_left_alone(tmp_path: Path) -> None:
     more = "set = ['methods.combined.members={cdm={draws=4}}']\n"
     assert load_bench(write(tmp_path, DATA, ROW, more)).rows[0].set[0].endswith("{cdm={draws=4}}")
+
+
+def test_a_line_is_filled_as_the_name_is(tmp_path: Path) -> None:
+    """One of its own, and one of a name of which every part varies; no reader ever sees braces."""
+    own = VARIED.replace("method", 'line = "at {shots}"\nmethod').replace("U-Net, ", "V, ")
+    rows = load_bench(write(tmp_path, DATA, own, VARIED.replace("U-Net, {shots}", "{shots} masks"))).rows
+    assert [row.line for row in rows] == ["at 5", "at 20", "5 masks", "20 masks"]
+
+
+def test_a_single_value_may_belong_to_a_run_that_does_not_name_it(tmp_path: Path) -> None:
+    single = VARIED.replace("[5, 20]", "[5]").replace("r-{shots}", "r")
+    (row,) = load_bench(write(tmp_path, DATA, single)).rows
+    assert (row.train, row.run, row.vary) == (("data.shots=5",), "r", {"shots": 5})

@@ -2,15 +2,32 @@
 
 from __future__ import annotations
 
+import json
 import math
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 from scipy import stats
 
-from tagmask.benchmarking.numbers import Number, PairedTest, RowNumbers, merged, paired_tests
+from tagmask.benchmarking.numbers import (
+    UNTESTED,
+    Number,
+    PairedTest,
+    Repeat,
+    RowNumbers,
+    merged,
+    of_repeats,
+    paired_tests,
+    read_row,
+)
+from tagmask.benchmarking.protocol import Protocol
 from tagmask.benchmarking.published import Printed
-from tagmask.benchmarking.tables import show_number, show_printed
+from tagmask.benchmarking.tables import DataTable, Line, show_number, show_printed, write_tables
+from tagmask.metrics import Counts
+from tagmask.scoring.aggregate import PER_SLICE, SliceRecord, summarise
+from tagmask.scoring.scoreboard import plain, write_csv
 
 
 def folds(*values: list[float]) -> list[dict[str, object]]:
@@ -127,3 +144,96 @@ def test_a_number_as_a_person_reads_it(number: Number, metric: str, text: str) -
 def test_a_printed_number_keeps_its_digits(value: str, sd: str, unit: str, text: str) -> None:
     assert show_printed(Printed("s", "d", "r", "tags", "mixed", "dice", unit, value, sd)) == text
     assert show_printed(None) == "-"
+
+
+# patients in several repeats
+
+
+def slice_of(patient: str, tp: int, wrong: int, hd95: float = math.nan) -> SliceRecord:
+    """A slice with so many pixels of the target found, and so many not; Dice is 2 tp / (2 tp + wrong)."""
+    counts, status = Counts(tp, 0, wrong, 1000), "ok" if math.isfinite(hd95) else "excluded"
+    return SliceRecord(
+        "method", "c", 0, patient, 1, "given", True, 0.5, 0.5, counts, hd95, status, math.nan, ""
+    )
+
+
+def test_a_patient_is_worth_the_mean_of_its_repeats_not_that_of_their_pixels() -> None:
+    """Dice 1 in one draw and .18 in the other are .59, and not what the pixels of both pool to."""
+    first = [slice_of("a", 4, 0, 3.0), slice_of("a", 5, 0), slice_of("b", 1, 2)]
+    second = [slice_of("a", 0, 80), slice_of("a", 9, 2, 5.0), slice_of("b", 1, 6)]
+    found = of_repeats([first, second])
+    assert found["dice"]["a"] == pytest.approx((1 + 18 / (18 + 82)) / 2, abs=1e-5)
+    assert found["dice"]["b"] == pytest.approx((2 / 4 + 2 / 8) / 2, abs=1e-5)
+    assert found["hd95"]["a"] == 4.0 and math.isnan(found["hd95"]["b"])
+
+
+def test_mean_interval_and_test_are_of_the_same_patients(tmp_path: Path) -> None:
+    """Two patients of equal slices, two draws of Dice 1 and .18: the mean is .591, and so is every patient's."""
+    repeats = []
+    for draw, (tp, fp) in enumerate(((10, 0), (10, 91))):
+        folder = tmp_path / str(draw)
+        truth = {f"p{i}": (tp, fp) for i in range(2)}
+        write_evaluation(folder, truth)
+        repeats.append(Repeat("", {"positives": folder}))
+    protocol = Protocol(setups=("positives",), metrics=("dice",), averaging="patient", draws=50)
+    row = read_row(repeats, "method", protocol)
+    number = row.numbers["positives", "dice"]
+    expected = (1 + 20 / 111) / 2
+    assert number.mean == pytest.approx(expected, abs=1e-3) and expected == pytest.approx(0.59, abs=1e-3)
+    assert number.low - 1e-5 <= number.mean <= number.high + 1e-5, "but for digits of summary.json"
+    assert row.patients["positives"] == pytest.approx({"/p0": expected, "/p1": expected}, abs=1e-3)
+
+
+def write_evaluation(folder: Path, patients: dict[str, tuple[int, int]]) -> None:
+    """What `evaluate` writes, as far as a benchmark reads it: a slice a patient, of tp and fp."""
+    records = [
+        replace(slice_of(name, tp, 0), case=name, counts=Counts(tp, fp, 0, 9))
+        for name, (tp, fp) in patients.items()
+    ]
+    lines = [record.cells() for record in records]
+    folder.mkdir()
+    write_csv(folder / "per_slice.csv", PER_SLICE, lines)
+    subsets = summarise(records, draws=5)
+    row = {"row": "method", "title": "M", "reads": "tags", "positives": subsets, "mixed": subsets}
+    level = {"n": 0, "method": {"auc": math.nan}, "position": {"auc": math.nan, "fit": ""}, "detection": []}
+    summary = {"rows": [row], "slices": {}, "truth": "", "hd95": {"unit": "px"}, "image_level": level}
+    (folder / "summary.json").write_text(json.dumps(plain(summary)))
+
+
+# rows that are not complete
+
+
+def test_a_row_of_fewer_repeats_is_neither_the_best_nor_tested() -> None:
+    rows = [
+        numbers("weak", "tags", PATIENTS),
+        numbers("half", "tags", shifted(0.3, 1)),
+        numbers("good", "tags", shifted(0.1, 2)),
+    ]
+    weak, half, good = paired_tests(rows, "positives", incomplete=rows[1:2])
+    assert weak is not None and weak.against == "good" and weak.patients == 12
+    assert (half, good) == (UNTESTED, None)
+    assert paired_tests(rows, "positives", incomplete=rows) == [UNTESTED] * 3
+    supervised = [rows[1], numbers("supervised", "train masks", PATIENTS)]
+    assert paired_tests(supervised, "positives", incomplete=rows[1:2]) == [UNTESTED] * 2, (
+        "no fair row is complete"
+    )
+
+
+def written(out: Path, test: PairedTest | None, *, drawn: bool) -> str:
+    number = {("positives", "dice"): Number(0.5, 0.1, 0.4, 0.6, 2)}
+    line = Line("U-Net", "unet", "train masks", number, {"positives": test}, 1, 2, {})
+    table = DataTable("toy", "facts.", "px", [line], (), drawn)
+    return write_tables(out, [table], Protocol(setups=("positives",), metrics=("dice",)), {})
+
+
+def test_what_was_not_tested_has_no_p(tmp_path: Path) -> None:
+    text = written(tmp_path, UNTESTED, drawn=False)
+    assert "| U-Net | here | train masks | 1 of 2 | 0.500 ± 0.100 [0.400, 0.600] | - |" in text
+    assert (tmp_path / "table.csv").read_text().splitlines()[1].endswith("0.6,,,")
+    assert "| best |" in written(tmp_path, None, drawn=False)
+    assert "a row of fewer repeats than planned is not tested (-), nor another against it" in text
+
+
+def test_intervals_and_tests_hold_for_the_drawn_pictures_alone(tmp_path: Path) -> None:
+    note = "hold for the training pictures that were drawn"
+    assert note in written(tmp_path, None, drawn=True) and note not in written(tmp_path, None, drawn=False)

@@ -13,6 +13,8 @@ import pytest
 import torch
 from scipy import stats
 
+from tagmask.benchmarking.bench import load_bench
+from tagmask.benchmarking.folds import open_folds
 from tagmask.jobs.benchmark import BenchmarkResult, benchmark
 from tagmask.runs import Run
 from tagmask.types import Batch, Prediction
@@ -126,3 +128,13 @@ def test_rows_that_know_next_to_nothing_differ_between_draws_where_they_learn(ma
     assert number(out, "mean of the train masks")["repeats"] == number(out, "all-empty")["repeats"] == "2"
     cells = {path.name.partition("-seed")[0] for path in (out / "cells").glob("*-seed0-*")}
     assert cells == {"Drawn-toy-draw0", "Drawn-toy-draw1", "Once-toy"}
+
+
+def test_a_draw_that_cannot_be_used_is_named_and_the_others_are_made(made: Any, tmp_path: Path) -> None:
+    folder = made[0].parent
+    text = (folder / "bench.toml").read_text()
+    plan = load_bench(toybench.write(tmp_path / "bench.toml", text.replace('["0", "1"]', '["gone", "1"]')))
+    failed: dict[str, str] = {}
+    folds = open_folds(plan, lambda title, error: failed.update({title: str(error)}))
+    assert list(failed) == ["toy, draw gone"] and f"{folder}/prepared-gone" in failed["toy, draw gone"]
+    assert set(folds) == {("toy", "", "1"), ("toy", "", "")}

@@ -174,20 +174,21 @@ def open_folds(bench: Bench, fail: Callable[[str, Exception], None]) -> Folds:
     Parameters
     ----------
     fail
-        Called with the name of a fold that cannot be used, and what is wrong with it.
+        Called with the name of a fold or draw that cannot be used, and what is wrong with it.
     """
     hashes, found = Hashes(), dict[tuple[str, str, str], Fold]()
     for data, one in bench.data.items():
         for fold in one.folds:
-            try:
-                for draw in one.trivial_draws:
+            for draw in one.trivial_draws:
+                try:
                     opened = open_fold(bench, data, fold, hashes, draw)
                     opened.inputs_digest, opened.truth_digest  # noqa: B018
-                    served = one.draws if one.trivial_draws == ("",) else (draw,)
-                    found.update({(data, fold, name): opened for name in served})
-                found[data, fold, ""] = found[data, fold, one.draws[0]]
-            except (TagmaskError, OSError) as error:
-                fail(place(data, fold), error)
+                except (TagmaskError, OSError) as error:
+                    fail(place(data, fold, draw), error)
+                    continue
+                served = one.draws if one.trivial_draws == ("",) else (draw,)
+                found.update({(data, fold, name): opened for name in served})
+                found.setdefault((data, fold, ""), opened)
     return found
 
 

@@ -58,7 +58,8 @@ def gather(plan: Bench, data: str, finished: Sequence[Cell]) -> DataTable | None
         rows.append(_Row(read_row(repeats, key, plan.protocol), "", len(repeats), of, {}))
     numbers = [row.numbers for row in rows]
     trivial = [row.numbers for row in rows if not row.method]
-    tests = {setup: paired_tests(numbers, setup, trivial) for setup in plan.protocol.setups}
+    missing = [row.numbers for row in rows if row.repeats < row.of]
+    tests = {setup: paired_tests(numbers, setup, trivial, missing) for setup in plan.protocol.setups}
     lines = [
         Line(
             row.numbers.title,
@@ -76,7 +77,7 @@ def gather(plan: Bench, data: str, finished: Sequence[Cell]) -> DataTable | None
     ]
     # Every draw has the slices of its fold.
     once = list({repeat.fold: repeat for repeat in reversed(repeats)}.values())[::-1]
-    return DataTable(data, *_facts(plan, once, len(one.folds)), lines, one.published)
+    return DataTable(data, *_facts(plan, once, len(one.folds)), lines, one.published, one.draws != ("",))
 
 
 def _own(plan: Bench, cells: Sequence[Cell]) -> _Row:

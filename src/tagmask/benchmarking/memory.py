@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import resource
 import sys
 from pathlib import Path
 
 import torch
 
-__all__ = ["PeakMemory"]
+__all__ = ["PeakMemory", "free_memory"]
 
 _CLEAR = Path("/proc/self/clear_refs")
 _STATUS = Path("/proc/self/status")
@@ -55,3 +56,10 @@ class PeakMemory:
             return int(line.split()[1]) * 1024
         # kilobytes on Linux, bytes on macOS
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def free_memory() -> None:
+    """Let go of what nothing refers to any more, in the cache of the GPUs too."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

@@ -14,10 +14,20 @@ from scipy import stats
 
 from tagmask.benchmarking.protocol import Protocol
 from tagmask.metrics import Counts, dice
-from tagmask.scoring.aggregate import SliceRecord, summarise
+from tagmask.scoring.aggregate import SliceRecord, mean_interval, of_patients, summarise
 from tagmask.scoring.scoreboard import combine
 
-__all__ = ["Number", "PairedTest", "Repeat", "RowNumbers", "merged", "paired_tests", "read_row", "rows_of"]
+__all__ = [
+    "Number",
+    "PairedTest",
+    "Repeat",
+    "RowNumbers",
+    "merged",
+    "of_repeats",
+    "paired_tests",
+    "read_row",
+    "rows_of",
+]
 
 _NAN = float("nan")
 
@@ -37,7 +47,7 @@ class Number(NamedTuple):
     mean, sd
         Over repeats; sd (n - 1) is NaN for one repeat.
     low, high
-        95 % bootstrap interval over patients; NaN where there is none.
+        95 % bootstrap interval over patients, of their means over repeats; NaN where there is none.
     repeats
         Repeats in which the number is defined.
     """
@@ -67,6 +77,10 @@ class PairedTest(NamedTuple):
     patients: int
 
 
+UNTESTED = PairedTest("", _NAN, 0)
+"""Of a row that is not to be compared yet."""
+
+
 @dataclass(frozen=True)
 class RowNumbers:
     """The numbers of one row on one data set.
@@ -80,7 +94,8 @@ class RowNumbers:
     dice
         Setup -> mean Dice, whether it is a column of the table or not.
     patients
-        Setup -> patient -> mean Dice over the patient's slices and repeats.
+        Setup -> patient -> mean Dice over the patient's slices and repeats, or over repeats of the Dice of its
+        pixels together.
     """
 
     title: str
@@ -115,17 +130,19 @@ def read_row(repeats: Sequence[Repeat], row: str, protocol: Protocol) -> RowNumb
         for repeat in repeats:
             folds.setdefault(repeat.fold, []).append(repeat.evaluations[setup])
         found = [_by_metric(evaluations, row, setup) for evaluations in folds.values()]
-        records = [
-            r for repeat in repeats for r in _records(repeat.evaluations[setup], row, setup, repeat.fold)
-        ]
-        intervals = summarise(records, draws=protocol.draws)
+        records = [_records(repeat.evaluations[setup], row, setup, repeat.fold) for repeat in repeats]
+        together, values = [r for some in records for r in some], of_repeats(records)
+        intervals = summarise(together, draws=protocol.draws)
         for metric in protocol.metrics:
             per = protocol.per(metric)
-            interval = intervals[per][metric]
+            low, high = intervals[per][metric]["low"], intervals[per][metric]["high"]
+            if per == "patient":
+                of_all = np.array(list(values[metric].values()))
+                _, low, high = mean_interval(of_all, draws=protocol.draws)
             mean, sd, count = merged([lines[per, metric] for lines in found])
-            numbers[setup, metric] = Number(mean, sd, interval["low"], interval["high"], count)
+            numbers[setup, metric] = Number(mean, sd, low, high, count)
         overlap[setup] = merged([lines[protocol.per("dice"), "dice"] for lines in found])[0]
-        patients[setup] = _patients(records, protocol.averaging)
+        patients[setup] = values["dice"] if protocol.averaging == "patient" else _patients(together)
         first = next(iter(found[0].values()))
         title = str(first["title"])
         reads[str(first["reads"])] = None
@@ -181,21 +198,46 @@ def _records(evaluation: Path, row: str, setup: str, fold: str) -> list[SliceRec
     ]
 
 
-def _patients(records: Sequence[SliceRecord], averaging: str) -> dict[str, float]:
-    """Dice of each patient: the mean of its slices, or that of its pixels together."""
-    groups: dict[str, list[Counts]] = {}
-    for record in records:
-        groups.setdefault(record.patient, []).append(record.counts)
-    found = {}
-    for patient, counts in groups.items():
-        table = np.array(counts, dtype=np.float64)
-        table = table.sum(axis=0, keepdims=True) if averaging == "patient" else table
-        found[patient] = float(dice(table[:, 0], table[:, 1], table[:, 2]).mean())
-    return found
+def of_repeats(repeats: Sequence[Sequence[SliceRecord]]) -> dict[str, dict[str, float]]:
+    """Give metric -> patient -> mean over repeats of the patient's number in each, where it is defined.
+
+    Parameters
+    ----------
+    repeats
+        Slices of each. Pixels are pooled within a patient and repeat, never over repeats: what a mean over repeats
+        says, an interval and a test must say of the same numbers.
+    """
+    found: dict[str, dict[str, list[float]]] = {}
+    for records in repeats:
+        for metric, numbers in of_patients(records).items():
+            of_metric = found.setdefault(metric, {})
+            for patient, number in numbers.items():
+                of_metric.setdefault(patient, []).append(number)
+    return {
+        metric: {patient: _mean(numbers) for patient, numbers in some.items()}
+        for metric, some in found.items()
+    }
+
+
+def _mean(numbers: Sequence[float]) -> float:
+    defined = [number for number in numbers if math.isfinite(number)]
+    return sum(defined) / len(defined) if defined else _NAN
+
+
+def _patients(records: Sequence[SliceRecord]) -> dict[str, float]:
+    """Dice of each patient: the mean of its slices, as many as it has in all repeats."""
+    groups: dict[str, list[float]] = {}
+    table = np.array([record.counts for record in records], dtype=np.float64).reshape(-1, 4)
+    for record, value in zip(records, dice(*table.T[:3]).tolist(), strict=True):
+        groups.setdefault(record.patient, []).append(value)
+    return {patient: _mean(values) for patient, values in groups.items()}
 
 
 def paired_tests(
-    rows: Sequence[RowNumbers], setup: str, trivial: Sequence[RowNumbers] = ()
+    rows: Sequence[RowNumbers],
+    setup: str,
+    trivial: Sequence[RowNumbers] = (),
+    incomplete: Sequence[RowNumbers] = (),
 ) -> list[PairedTest | None]:
     """Compare each row with the best: the highest mean Dice of the rows that read no mask, if a method is among them.
 
@@ -203,18 +245,30 @@ def paired_tests(
     ----------
     trivial
         Those of the rows that know next to nothing. Where every method reads masks, the best is one of the methods.
+    incomplete
+        Those of which repeats are missing: they are not tested, and none of them is the best.
 
     Returns
     -------
     list
         One for each row; None for the best row itself.
     """
-    methods = [row for row in rows if not any(row is other for other in trivial)] or list(rows)
+    methods = [row for row in rows if not _among(row, trivial)] or list(rows)
     fair = [row for row in rows if "mask" not in row.reads]
     if not any("mask" not in row.reads for row in methods):
         fair = methods
-    best = max(fair, key=lambda row: np.nan_to_num(row.dice[setup], nan=-1.0))
-    return [None if row is best else _wilcoxon(row, best, setup) for row in rows]
+    whole = [row for row in fair if not _among(row, incomplete)]
+    if not whole:
+        return [UNTESTED] * len(rows)
+    best = max(whole, key=lambda row: np.nan_to_num(row.dice[setup], nan=-1.0))
+    return [
+        None if row is best else UNTESTED if _among(row, incomplete) else _wilcoxon(row, best, setup)
+        for row in rows
+    ]
+
+
+def _among(row: RowNumbers, rows: Sequence[RowNumbers]) -> bool:
+    return any(row is other for other in rows)
 
 
 def _wilcoxon(row: RowNumbers, best: RowNumbers, setup: str) -> PairedTest:

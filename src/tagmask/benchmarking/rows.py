@@ -24,7 +24,7 @@ RESERVED = {
     *("low", "high", "p", "against", "patients", "line", "seed"),
 }
 """Names that no varied setting may have: places in braces, and columns of the tables."""
-_FILLED = ("name", "run", "train", "set", "tuned", "experiment")
+_FILLED = ("name", "line", "run", "train", "set", "tuned", "experiment")
 
 
 @dataclass(frozen=True)
@@ -58,10 +58,10 @@ class RowPlan:
         What is trained of it; by default what the method needs.
     line
         Its line in a figure whose lines are no varied setting; by default the name, without those parts
-        between commas that hold a varied one.
+        between commas that hold a varied one; the whole name where each part holds one.
     vary
         In the file, values of settings: the entry becomes a row for each combination, and {NAME} stands for the
-        value in name, run, train, set, tuned and experiment. Here, the values of this row.
+        value in name, line, run, train, set, tuned and experiment. Here, the values of this row.
     """
 
     name: str
@@ -92,7 +92,7 @@ class RowPlan:
         for key, texts, names in (
             *(("run", runs, PLACES), ("train", self.train, PLACES), ("tuned", (self.tuned,), PLACES)),
             *(("experiment", (self.experiment or "",), PLACES), ("name", (self.name,), ())),
-            ("set", self.set, ()),
+            *(("line", (self.line,), ()), ("set", self.set, ())),
         ):
             for name in (name for text in texts for name in braces(text)):
                 known(name, [*names, *self.vary], f"name in braces in {key}:")
@@ -169,11 +169,11 @@ def expanded(table: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     for name, values in vary.items():
         _check_varied(name, values, used)
     parts = [part for part in str(table.get("name", "")).split(", ") if not braces(part)]
-    line = ", ".join(parts) or str(table.get("name", ""))
+    table = {"line": ", ".join(parts) or str(table.get("name", "")), **table}
     for chosen in product(*vary.values()):
         values = dict(zip(vary, chosen, strict=True))
         filled = {key: _filled(table[key], values) for key in _FILLED if key in table}
-        yield {"line": line, **table, **filled, "vary": values}
+        yield {**table, **filled, "vary": values}
 
 
 def _check_varied(name: str, values: object, used: Mapping[str, set[str]]) -> None:
@@ -192,18 +192,16 @@ def _check_varied(name: str, values: object, used: Mapping[str, set[str]]) -> No
         raise ConfigError(
             f"vary.{name} is used nowhere.", repair=f"Write {{{name}}} into name, run, train or set."
         )
-    if len(values) == 1:
-        return
-    if name not in used["name"]:
+    if len(values) > 1 and name not in used["name"]:
         raise ConfigError(
             f"vary.{name} = {values!r} gives rows of one name.", repair=f"Write {{{name}}} into the name."
         )
-    if not any(name in names for key, names in used.items() if key != "name"):
+    if not any(name in names for key, names in used.items() if key not in ("name", "line")):
         raise ConfigError(
             f"vary.{name} = {values!r} changes nothing but the name.",
             repair=f"Write {{{name}}} into run, train or set.",
         )
-    if name in used["train"] | used["experiment"] and name not in used["run"]:
+    if len(values) > 1 and name in used["train"] | used["experiment"] and name not in used["run"]:
         raise ConfigError(
             f"{{{name}}} changes how the run is trained, but run is the same for all.",
             repair=f"Write {{{name}}} into the run too.",

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tagmask.benchmarking.numbers import Number, PairedTest
+from tagmask.benchmarking.numbers import UNTESTED, Number, PairedTest
 from tagmask.benchmarking.protocol import METRIC_NAMES, Protocol
 from tagmask.benchmarking.published import Printed, published_table
 from tagmask.benchmarking.rows import Value
@@ -74,6 +74,8 @@ class DataTable:
         Ours.
     published
         Names of the papers' tables that are shown below.
+    drawn
+        Whether there are draws of the training pictures.
     """
 
     data: str
@@ -81,6 +83,7 @@ class DataTable:
     hd95_unit: str
     lines: Sequence[Line]
     published: Sequence[str]
+    drawn: bool = False
 
 
 def write_tables(
@@ -125,7 +128,7 @@ def _csv(table: DataTable, protocol: Protocol) -> Iterator[dict[str, object]]:
             yield {
                 **{**head, "setup": setup, "per": protocol.per(metric), "metric": metric},
                 **number._asdict(),
-                **(test._asdict() if test is not None else {}),
+                **(test._asdict() if test is not None and test is not UNTESTED else {}),
             }
         for metric, cost in line.costs.items():
             yield {**head, "metric": metric, "mean": cost, "repeats": line.repeats}
@@ -148,7 +151,16 @@ def _markdown(tables: Sequence[DataTable], protocol: Protocol, record: Mapping[s
         out += ["", f"## {table.data}", "", table.facts, "", *_rows(table, protocol)]
     if not tables:
         out += ["", "No cell is finished."]
-    return "\n".join([*out, "", *(f"* {note}" for note in _notes(protocol, record))]) + "\n"
+    return (
+        "\n".join(
+            [
+                *out,
+                "",
+                *(f"* {note}" for note in _notes(protocol, record, drawn=any(t.drawn for t in tables))),
+            ]
+        )
+        + "\n"
+    )
 
 
 def _rows(table: DataTable, protocol: Protocol) -> Iterator[str]:
@@ -214,7 +226,7 @@ def _test(test: PairedTest | None) -> str:
     return "-" if math.isnan(test.p) else f"{test.p:.2g} (n = {test.patients})"
 
 
-def _notes(protocol: Protocol, record: Mapping[str, Any]) -> Iterator[str]:
+def _notes(protocol: Protocol, record: Mapping[str, Any], *, drawn: bool) -> Iterator[str]:
     """Say the conventions, and what is missing."""
     over = {"image": "slices", "patient": "patients", "pooled": "all pixels, pooled"}
     yield (
@@ -226,8 +238,13 @@ def _notes(protocol: Protocol, record: Mapping[str, Any]) -> Iterator[str]:
     yield (
         "p: Wilcoxon's signed-rank test, two-sided, over the patients' Dice against the row marked best, which is "
         "the best of the rows that read no mask, or of the methods where all of them read masks; not corrected for the "
-        "number of rows."
+        "number of rows; a row of fewer repeats than planned is not tested (-), nor another against it."
     )
+    if drawn:
+        yield (
+            "Interval and p are conditional on these draws: they hold for the training pictures that were drawn, and "
+            "say how patients differ, not what other pictures would have taught."
+        )
     if "memory_measured" in record:
         yield (
             "s / image: wall time of `tagmask segment`, reading and writing included, by the number of slices. "

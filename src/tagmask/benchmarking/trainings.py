@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from tagmask.attachments import refuse_other_attachments
 from tagmask.benchmarking.bench import Taught
 from tagmask.benchmarking.rows import RowPlan
 from tagmask.config import build, read_toml
@@ -54,8 +55,9 @@ class Training:
         Raises
         ------
         RunError
-            The run was trained with other settings, on other data or with other masks; the message names the first
-            difference. Where the prepared folder is gone, settings alone are compared.
+            The run was trained with other settings, on other data, with other masks, or on a backbone or text
+            encoder that was trained again; the message names the first difference. Where the prepared folder is
+            gone, settings alone are compared.
         ConfigError, InputError, TableError
             Shots that do not fit the prepared data, or data that cannot be read.
         """
@@ -77,8 +79,9 @@ class Training:
         states = sorted((self.run / "checkpoints").glob(f"{name}-*.safetensors"))
         numbers = [int(path.stem.rpartition("-")[2]) for path in states]
         steps = max(numbers, default=getattr(begun.experiment.train, name).steps)
-        if not begun.weights_path(name).is_file():
+        if not (learnt := begun.weights_path(name)).is_file():
             return False
+        refuse_other_attachments(learnt, experiment, name=name)
         if steps > wanted:
             raise RunError(
                 f"was trained with train.{name}.steps = {steps}, but the experiment now says {wanted}.",

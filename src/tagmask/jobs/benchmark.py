@@ -20,14 +20,14 @@ from typing import Any
 from tagmask.benchmarking.bench import Bench, load_bench
 from tagmask.benchmarking.cells import Cell, plan_cell
 from tagmask.benchmarking.figures import draw_figure
-from tagmask.benchmarking.folds import Folds, open_folds, place
+from tagmask.benchmarking.folds import Folds, open_folds
 from tagmask.benchmarking.gather import gather
-from tagmask.benchmarking.memory import PeakMemory
-from tagmask.benchmarking.rows import RowPlan
+from tagmask.benchmarking.grounds import asked, title_at, title_of
+from tagmask.benchmarking.memory import PeakMemory, free_memory
 from tagmask.benchmarking.tables import write_tables
-from tagmask.benchmarking.trainings import Training, training_of, training_of_taught
+from tagmask.benchmarking.trainings import Training, training_of
 from tagmask.config import plain
-from tagmask.errors import ConfigError, InputError, TagmaskError
+from tagmask.errors import ConfigError, InputError, RunError, TagmaskError
 from tagmask.jobs.evaluate import evaluate
 from tagmask.jobs.segment import SegmentResult, segment
 from tagmask.jobs.train import Progress, train
@@ -175,29 +175,32 @@ def _train(
     failed: dict[str, str],
     report: Callable[[Progress], None],
 ) -> list[str]:
-    """Train what the runs of the wanted rows lack, each once, and say which networks that were."""
-    asked: list[tuple[str, Callable[[], Training | None]]] = [
-        (f"training of {taught.run}", partial(training_of_taught, taught)) for taught in plan.train
-    ]
-    for row in (row for row in plan.rows if row.name in wanted):
-        asked += [(_title(row, at), partial(training_of, row, *at)) for at in plan.places(row) if at in folds]
-    trained, broken = list[str](), dict[Training, Exception]()
-    for title, ask in asked:
+    """Train what the runs of the wanted rows lack, each once, and say which networks that were.
+
+    What builds on a run whose training failed fails too, and learns nothing from the file that is there.
+    """
+    trained, broken = list[str](), dict[Training, str]()
+    for title, ask, grounds in asked(plan, wanted, folds):
         training = None
         try:
+            for ground in grounds():
+                if (problem := failed.get(title_of(ground))) is not None:
+                    raise RunError(f"it builds on {ground.run}, whose training failed: {problem}")
             if (training := ask()) is None:
                 continue
             if training in broken:
-                raise broken[training]
+                raise TagmaskError(broken[training])
             experiment = training.load()
             for network in training.lacking(experiment):
                 log.info("%s: the %s is trained in %s", title, network, training.run)
                 train(experiment, out=training.run, only=network, report=report)
                 trained.append(f"{network} -> {training.run}")
         except Exception as error:
-            if training is not None:
-                broken[training] = error
             _fail(failed, title, error)
+            if training is not None:
+                broken[training] = failed[title]
+        if title in failed:  # the error is gone by now, and with it what held the tensors of its training
+            free_memory()
     return trained
 
 
@@ -205,7 +208,7 @@ def _plan(plan: Bench, wanted: set[str], folds: Folds, home: Path, failed: dict[
     """Give every cell that can be made, and note what cannot; a row that was not to be trained is left out."""
     for row in plan.rows:
         for at in plan.places(row):
-            if at not in folds or (title := _title(row, at)) in failed:
+            if at not in folds or (title := title_at(row, at)) in failed:
                 continue
             seeds = plan.protocol.seeds if row.seeds is None else row.seeds
             try:
@@ -215,11 +218,6 @@ def _plan(plan: Bench, wanted: set[str], folds: Folds, home: Path, failed: dict[
                 yield from [plan_cell(plan, row, folds[at], seed, home, at[2]) for seed in seeds]
             except (TagmaskError, OSError) as error:
                 _fail(failed, title, error)
-
-
-def _title(row: RowPlan, at: tuple[str, str, str]) -> str:
-    """Name a row on a data set, fold and draw."""
-    return f"{row.name} on {place(*at)}"
 
 
 def _make(cell: Cell, device: str, batch: int | None) -> None:

@@ -20,7 +20,16 @@ from tagmask.metrics import (
     recall,
 )
 
-__all__ = ["PER_PATIENT", "PER_SLICE", "SliceRecord", "cell", "per_patient", "summarise"]
+__all__ = [
+    "PER_PATIENT",
+    "PER_SLICE",
+    "SliceRecord",
+    "cell",
+    "mean_interval",
+    "of_patients",
+    "per_patient",
+    "summarise",
+]
 
 PER_SLICE = (
     *("row", "case", "slice", "patient", "tag", "tag_source", "positive", "position", "score"),
@@ -169,6 +178,11 @@ class _Grouped:
         total = self.add_up(np.where(known, values, 0.0))
         return np.divide(total, count, out=np.full(len(count), _NAN), where=count > 0), count
 
+    def patients(self) -> dict[str, np.ndarray]:
+        """Numbers (P,) of the patients: counts pooled within one; HD95 and AUPRC averaged within one."""
+        overlaps = _overlaps(self.add_up(self.counts))
+        return {**overlaps, "hd95": self.mean(self.hd95)[0], "auprc": self.mean(self.ap)[0]}
+
 
 def summarise(
     records: Sequence[SliceRecord], pooled_ap: float = _NAN, *, draws: int = 2000, seed: int = 0
@@ -195,28 +209,42 @@ def summarise(
     penalised = sum(r.hd95_status in ("penalised", "zero") for r in records)
     image = {**_overlaps(g.counts), "hd95": g.hd95, "auprc": g.ap}
     totals = g.add_up(g.counts)
-    patient = {**_overlaps(totals), "hd95": g.mean(g.hd95)[0], "auprc": g.mean(g.ap)[0]}
 
-    def boot(sums: np.ndarray, statistic: Callable[[np.ndarray], np.ndarray]) -> Interval:
-        return (
-            bootstrap_ci(sums, statistic, draws=draws, seed=seed) if len(sums) else Interval(_NAN, _NAN, _NAN)
-        )
+    boot = partial(_boot, draws=draws, seed=seed)
 
     out: dict[str, dict[str, dict[str, float | int]]] = {"image": {}, "patient": {}, "pooled": {}}
     for name, values in image.items():
         known = np.isfinite(values)
         sums = g.add_up(np.stack([np.where(known, values, 0.0), known], axis=1))
         out["image"][name] = _entry(boot(sums, _quotient), known, penalised if name == "hd95" else 0)
-    for name, values in patient.items():
-        known = np.isfinite(values)
-        sums = np.stack([np.where(known, values, 0.0), known], axis=1)
-        out["patient"][name] = _entry(boot(sums, _quotient), known, penalised if name == "hd95" else 0)
+    for name, values in g.patients().items():
+        interval = mean_interval(values, draws=draws, seed=seed)
+        out["patient"][name] = _entry(interval, np.isfinite(values), penalised if name == "hd95" else 0)
     for name in _OVERLAP:
         interval = boot(totals, partial(_overlap, name=name))
         out["pooled"][name] = _entry(interval, np.isfinite([interval.value]).repeat(len(records)), 0)
     known = np.array([r.ap_status not in ("no_scores", "not_finite") for r in records], dtype=bool)
     out["pooled"]["auprc"] = _entry(Interval(pooled_ap, _NAN, _NAN), known, 0)
     return out
+
+
+def mean_interval(values: np.ndarray, *, draws: int = 2000, seed: int = 0) -> Interval:
+    """Give the mean of patients' numbers (P,), and its interval; NaN is no number."""
+    known = np.isfinite(values)
+    return _boot(np.stack([np.where(known, values, 0.0), known], axis=1), _quotient, draws=draws, seed=seed)
+
+
+def of_patients(records: Sequence[SliceRecord]) -> dict[str, dict[str, float]]:
+    """Give metric -> patient -> number, as the means of `summarise` over patients are made of."""
+    g = _Grouped.of(records)
+    return {name: dict(zip(g.names.tolist(), n.tolist(), strict=True)) for name, n in g.patients().items()}
+
+
+def _boot(
+    sums: np.ndarray, statistic: Callable[[np.ndarray], np.ndarray], *, draws: int, seed: int
+) -> Interval:
+    """Bootstrap over patients, if there are any."""
+    return bootstrap_ci(sums, statistic, draws=draws, seed=seed) if len(sums) else Interval(_NAN, _NAN, _NAN)
 
 
 def _quotient(totals: np.ndarray) -> np.ndarray:

@@ -1,0 +1,127 @@
+"""Which trainings a benchmark asks for, and what each builds on: `[[train]]` entries whose files it reads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from tagmask.benchmarking.bench import Bench, Taught
+from tagmask.benchmarking.folds import Folds, place
+from tagmask.benchmarking.rows import RowPlan
+from tagmask.benchmarking.trainings import Training, training_of, training_of_taught
+from tagmask.config import plain
+from tagmask.errors import TagmaskError
+from tagmask.experiment import load_experiment
+from tagmask.networks.kinds import NETWORKS
+
+__all__ = ["Asked", "asked", "grounds_of", "grounds_of_taught", "needed", "title_at", "title_of"]
+
+
+class Asked(NamedTuple):
+    """A training, by a title for messages; what it is and what it builds on are found out when it is its turn."""
+
+    title: str
+    training: Callable[[], Training | None]
+    grounds: Callable[[], list[Taught]]
+
+
+def title_of(taught: Taught) -> str:
+    """Name a training before all rows."""
+    return f"training of {taught.run}"
+
+
+def title_at(row: RowPlan, at: tuple[str, str, str]) -> str:
+    """Name a row on a data set, fold and draw."""
+    return f"{row.name} on {place(*at)}"
+
+
+def asked(plan: Bench, wanted: Collection[str], folds: Folds) -> list[Asked]:
+    """Give the trainings of the wanted rows, and before them the `[[train]]` entries.
+
+    Where not all rows are wanted, only those entries that the wanted ones build on.
+    """
+    rows = [row for row in plan.rows if row.name in wanted]
+    places = {row.name: [at for at in plan.places(row) if at in folds] for row in rows}
+    first = plan.train if len(rows) == len(plan.rows) else needed(plan, places)
+    return [
+        *(
+            Asked(title_of(t), partial(training_of_taught, t), partial(grounds_of_taught, plan, t))
+            for t in first
+        ),
+        *(
+            Asked(title_at(row, at), partial(training_of, row, *at), partial(grounds_of, plan, row, at))
+            for row in rows
+            for at in places[row.name]
+        ),
+    ]
+
+
+def grounds_of(plan: Bench, row: RowPlan, at: tuple[str, str, str]) -> list[Taught]:
+    """Give the entries that a row builds on at a data set, fold and draw: its run, or one whose file it names.
+
+    A row that cannot be read builds on nothing: it fails by itself.
+    """
+    if not plan.train:
+        return []
+    run = row.folder(*at)
+    paths = [run, row.path(row.tuned, *at)]
+    try:
+        if row.experiment is None and (begun := run / "experiment.toml").is_file():
+            row = replace(row, experiment=str(begun))
+        if (training := training_of(row, *at)) is not None:
+            paths += _named(training, row.set)
+    except (TagmaskError, OSError):
+        return []
+    return [taught for taught in plan.train if _any_under(paths, taught)]
+
+
+def grounds_of_taught(plan: Bench, taught: Taught) -> list[Taught]:
+    """Give the other entries that an entry builds on."""
+    try:
+        paths = list(_named(training_of_taught(taught)))
+    except (TagmaskError, OSError):
+        return []
+    return [one for one in plan.train if one != taught and _any_under(paths, one)]
+
+
+def needed(plan: Bench, places: Mapping[str, Sequence[tuple[str, str, str]]]) -> list[Taught]:
+    """Give the entries that rows build on, or what these build on, in the order of the file.
+
+    Parameters
+    ----------
+    places
+        Name of a row -> data sets, folds and draws that it is made on.
+    """
+    rows = {row.name: row for row in plan.rows}
+    found: list[Taught] = []
+    new = [one for name, some in places.items() for at in some for one in grounds_of(plan, rows[name], at)]
+    while new:
+        found += (new := list(dict.fromkeys(one for one in new if one not in found)))
+        new = [one for taught in new for one in grounds_of_taught(plan, taught)]
+    return [taught for taught in plan.train if taught in found]
+
+
+def _named(training: Training, more: Sequence[str] = ()) -> Iterator[Path]:
+    """Give the files that an experiment names for all networks, or for those that are trained."""
+    table = plain(load_experiment(training.experiment, (*training.overrides, *more)))
+    for name in set(NETWORKS) - set(training.networks) if training.networks else ():
+        table.pop(name, None)
+    yield from (Path(text) for text in _texts(table))
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """Give the texts of a table, and of tables and lists in it."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        yield from (text for one in value.values() for text in _texts(one))
+    elif isinstance(value, Sequence):
+        yield from (text for one in value for text in _texts(one))
+
+
+def _any_under(paths: Sequence[Path], taught: Taught) -> bool:
+    run = Path(taught.run).resolve()
+    return any(path.resolve().is_relative_to(run) for path in paths)
