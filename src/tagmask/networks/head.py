@@ -6,6 +6,7 @@ which the denoiser computes them, and are brought to that of the picture as late
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, Self
@@ -99,7 +100,7 @@ class HeadSettings:
         return replace(self, feature_channels=frozen.channels)
 
 
-class FeatureHead(nn.Module):
+class FeatureHead(nn.Module, ABC):
     """A network that reads the features of a frozen denoiser.
 
     Parameters
@@ -172,9 +173,9 @@ class FeatureHead(nn.Module):
             )
         return self.decode(self.features(x), settings.size, text).to(x.dtype)
 
+    @abstractmethod
     def decode(self, features: Sequence[Tensor], size: int, text: TextTokens | None = None) -> Tensor:
         """Give the logits (B, 1, size, size) from features: one (B, C_z, s_z, s_z) float32 for each block."""
-        raise NotImplementedError
 
     def check_features(self, features: Sequence[Tensor]) -> None:
         """Refuse features that the head was not built for.
@@ -264,7 +265,10 @@ def _between(i: Tensor, size: int, side: int) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def initialise(network: nn.Module) -> None:
-    """Draw the weights as both papers' code does: N(0, 0.02) for linear maps, N(1, 0.02) for 2-D batch norms."""
+    """Draw the weights as both papers' code does: N(0, 0.02) for linear maps, N(1, 0.02) for 2-D batch norms.
+
+    Instance norms, which the papers do not have, start at 1.
+    """
     for module in network.modules():
         if isinstance(module, nn.Linear | nn.Conv2d):
             nn.init.normal_(module.weight, std=0.02)

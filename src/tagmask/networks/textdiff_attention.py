@@ -10,6 +10,7 @@ Every way reads the sentence once a picture (`read`) and then meets the pixels o
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Any, cast
 
 import torch
@@ -69,16 +70,16 @@ class CrossAttention(nn.Module):
         return x.reshape(*x.shape[:2], self.heads, -1).transpose(1, 2)
 
 
-class Fusion(nn.Module):
+class Fusion(nn.Module, ABC):
     """A way for features and a sentence to meet."""
 
+    @abstractmethod
     def read(self, text: TextTokens) -> Any:
         """Give what `forward` wants to know of the sentences, for all scales at once."""
-        raise NotImplementedError
 
+    @abstractmethod
     def forward(self, h: Tensor, said: Any, z: int) -> Tensor:
         """Give H_z (B, N, width) for the N pixels h (B, N, C) of scale z."""
-        raise NotImplementedError
 
 
 class SharedBlock(Fusion):
