@@ -21,14 +21,14 @@ from itertools import islice
 from pathlib import Path
 
 import torch
+from features import BLOCKS, FULL, SMALL, network  # the script beside this one
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from tagmask.data.augment import VARIANTS, turned
 from tagmask.diffusion.schedule import NoiseSchedule
 from tagmask.experiment import load_experiment
-from tagmask.networks.adm import PUBLISHED
-from tagmask.networks.denoiser import Denoiser, DenoiserSettings
+from tagmask.networks.denoiser import DenoiserSettings
 from tagmask.networks.feature_cache import FeatureCache
 from tagmask.networks.features import FeatureSettings, FrozenFeatures
 from tagmask.networks.textdiff import TextDiff, TextDiffSettings
@@ -36,9 +36,7 @@ from tagmask.objectives import segment
 from tagmask.types import TextTokens
 
 ROOT = Path(__file__).parents[1]
-FULL = PUBLISHED["imagenet-256"]
-NARROW = replace(FULL, widths=(32, 32, 64, 64, 128, 128), head_channels=16, size=128)
-BLOCKS = {"MoNuSeg": (6, 8, 12, 16), "QaTa": (4, 6, 8, 12)}
+NARROW = replace(SMALL, size=128)
 
 
 @dataclass(frozen=True)
@@ -52,14 +50,7 @@ class Case:
     @classmethod
     def make(cls, name: str, backbone: DenoiserSettings, head: TextDiffSettings, device: str) -> Case:
         """Put a head on a backbone."""
-        with torch.device("meta"):
-            net = Denoiser(backbone).eval().requires_grad_(False)
-        net.to_empty(device=device)
-        generator = torch.Generator(device).manual_seed(0)
-        for parameter in net.parameters():
-            torch.nn.init.normal_(parameter, std=0.03, generator=generator)
-        net.unet.to(memory_format=torch.channels_last)
-        frozen = FrozenFeatures(net, head.features, NoiseSchedule.linear())
+        frozen = FrozenFeatures(network(backbone, device), head.features, NoiseSchedule.linear())
         torch.manual_seed(0)
         return cls(name, frozen, TextDiff(head.resolved(frozen)).to(device))
 
