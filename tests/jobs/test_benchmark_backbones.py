@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import weakref
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from tagmask.errors import RunError
 from tagmask.experiment import Experiment
 from tagmask.jobs import benchmark as module
 from tagmask.jobs.benchmark import BenchmarkResult, benchmark
+from tagmask.jobs.prepare import prepare
 from tagmask.jobs.train import train
 from tagmask.networks import weights
 from tagmask.text.bert import hash_bert
@@ -88,6 +90,18 @@ def test_a_head_whose_backbone_was_trained_again_is_refused(world: Path) -> None
     assert list(result.failed) == ["pixel_classifier on toy"] and result.trained == ()
     assert f"was learnt with the backbone {file} as it was: that was trained again" in problem
     assert f"Give another run folder, or remove {world}/pixel_classifier to train it anew." in problem
+    assert "| unet |" in result.table and "| pixel_classifier |" not in result.table
+
+
+def test_a_backbone_that_learnt_from_test_pictures_is_a_leak(world: Path, cohort: Path) -> None:
+    """The head's own pictures are others, but what its backbone saw, it has seen."""
+    shutil.copytree(cohort / "test", world / "seen" / "train")
+    prepare(world / "seen", world / "leaky", settings=random_run.SLICES)
+    leaky = taught(world, f"data.prepared={world}/leaky")
+    result = bench(world, leaky, row(world, "pixel_classifier"), row(world, "unet"))
+    (problem,) = result.failed.values()
+    assert list(result.failed) == ["pixel_classifier on toy"]
+    assert f"{world}/base: was trained with" in problem and "among the images of toy" in problem
     assert "| unet |" in result.table and "| pixel_classifier |" not in result.table
 
 

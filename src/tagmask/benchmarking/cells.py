@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -159,7 +159,7 @@ def plan_cell(bench: Bench, row: RowPlan, fold: Fold, seed: int, home: Path, dra
                 where=run.path,
                 repair=f"Give the experiment a [{need}] table and run tagmask train.",
             )
-    _refuse_leak(run, fold)
+    _refuse_leak(run, needs, fold)
     used = dict.fromkeys((*needs, "classifier"))  # the classifier gives tags and image-level scores
     experiment = run.experiment
     modes = tuple(dict.fromkeys(row.tags_of(setup) for setup in bench.protocol.setups))
@@ -256,18 +256,31 @@ def _assignments(table: Mapping[str, Any], prefix: str = "") -> list[str]:
     return lines
 
 
-def _refuse_leak(run: Run, fold: Fold) -> None:
-    """Refuse a run that learnt, or was tuned, from an image it is to be tested on, as far as can be known."""
-    folder = run.experiment.data.prepared
-    if not (folder / "settings.json").is_file():
-        return
-    seen = {row["study"]: row["split"] for row in Prepared.open(folder).index}
-    sources = json.loads((folder / "fingerprint.json").read_text(encoding="utf-8")).get("sources", {})
-    for path, sha in sources.items():
-        split = seen.get(stem(Path(path)))
-        if split in ("train", "val") and sha in fold.images:
-            raise RunError(
-                f"was trained with {path} in its {split} split, which is among the images of {fold.title}.",
-                where=run.path,
-                repair="Name the run that was trained without this fold.",
-            )
+def _refuse_leak(run: Run, needs: Sequence[str], fold: Fold) -> None:
+    """Refuse a run that learnt, or was tuned, from an image it is to be tested on, as far as can be known.
+
+    What the backbone of a network saw, its network has seen.
+    """
+    for home, folder in _lessons(run, needs):
+        if not (folder / "settings.json").is_file():
+            continue
+        seen = {row["study"]: row["split"] for row in Prepared.open(folder).index}
+        sources = json.loads((folder / "fingerprint.json").read_text(encoding="utf-8")).get("sources", {})
+        for path, sha in sources.items():
+            split = seen.get(stem(Path(path)))
+            if split in ("train", "val") and sha in fold.images:
+                raise RunError(
+                    f"was trained with {path} in its {split} split, which is among the images of {fold.title}.",
+                    where=home,
+                    repair="Name the run that was trained without this fold.",
+                )
+
+
+def _lessons(run: Run, needs: Sequence[str]) -> Iterator[tuple[Path, Path]]:
+    """Give the prepared folder that a run learnt from, and those of the runs whose features it reads."""
+    yield run.path, run.experiment.data.prepared
+    for need in needs:
+        features = getattr(getattr(run.experiment, need), "features", None)
+        home = None if features is None else features.weights.resolve().parent.parent
+        if home is not None and (home / "experiment.toml").is_file():
+            yield home, Run.open(home, tuned=False).experiment.data.prepared
