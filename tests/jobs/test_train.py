@@ -264,3 +264,20 @@ def test_the_supervised_row_needs_masks_and_says_so(cohort: Path, prepared: Path
     )
     learner = Run.open(run.path).networks.get("segmenter")
     assert learner is not None and learner(torch.zeros(1, 1, 16, 16)).isfinite().all()
+
+
+def test_two_processes_do_not_train_one_run(prepared: Path, tmp_path: Path) -> None:
+    experiment = toys.write_experiment(tmp_path / "toy.toml", prepared)
+    once = {"out": tmp_path / "run", "only": "denoiser", "overrides": ["train.denoiser.steps=1"]}
+    program = (
+        "import sys, pathlib, tagmask.io as io\n"
+        "with io.alone_in(pathlib.Path(sys.argv[1])): print(1, flush=True), input()"
+    )
+    command = [sys.executable, "-c", program, str(once["out"])]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None and other.stdout.readline() == "1\n"
+        with pytest.raises(RunError, match="being trained by another process"):
+            train(experiment, **once)
+        assert not (tmp_path / "run" / "experiment.toml").exists()
+        other.kill()  # without a chance to tidy up
+    assert train(experiment, **once).weights_path("denoiser").is_file()

@@ -10,6 +10,7 @@ from __future__ import annotations
 from tagmask.io.atomic import atomic_write
 from tagmask.io.folders import case_files, stem
 from tagmask.io.guards import check_mask_grid, same_grid
+from tagmask.io.lock import alone_in
 from tagmask.io.outputs import write_mask, write_scores
 from tagmask.io.pictures import write_png
 from tagmask.io.studies import (
@@ -24,6 +25,7 @@ from tagmask.io.studies import (
 __all__ = [
     "Mask",
     "StudyHeader",
+    "alone_in",
     "atomic_write",
     "case_files",
     "check_mask_grid",

@@ -6,11 +6,13 @@ Started by `tagmask train`, or under `torchrun --nproc-per-node N -m tagmask tra
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 from tagmask.data.prepared import Prepared
 from tagmask.errors import ConfigError
 from tagmask.experiment import Experiment, load_experiment
+from tagmask.io import alone_in
 from tagmask.methods import settings_of
 from tagmask.networks.kinds import NETWORKS
 from tagmask.plan import TrainSettings
@@ -47,7 +49,7 @@ def train(
     Raises
     ------
     ConfigError, RunError
-        Settings that do not fit the data, or a folder that holds another run.
+        Settings that do not fit the data, a folder that holds another run, or one where another process trains.
     """
     out = Path(out)
     if not isinstance(experiment, Experiment):
@@ -65,12 +67,14 @@ def train(
             experiment.check_training(method, chosen, experiment.denoiser)
     prepared = Prepared.open(experiment.data.prepared)
     run: Run | None = None
-    for name in names:
-        settings: TrainSettings = getattr(experiment.train, name)
-        accelerator = processes(settings)
-        if accelerator.is_main_process and run is None:
-            Run.create(out, experiment, prepared)
-        accelerator.wait_for_everyone()
-        run = run or Run.open(out, tuned=False)
-        Trainer(name, settings, run, prepared, accelerator, report).run_to_end()
+    with ExitStack() as alone:
+        for name in names:
+            settings: TrainSettings = getattr(experiment.train, name)
+            accelerator = processes(settings)
+            if accelerator.is_main_process and run is None:
+                alone.enter_context(alone_in(out))
+                Run.create(out, experiment, prepared)
+            accelerator.wait_for_everyone()
+            run = run or Run.open(out, tuned=False)
+            Trainer(name, settings, run, prepared, accelerator, report).run_to_end()
     return Run.open(out)
