@@ -140,6 +140,23 @@ def test_a_slice_alone_equals_itself_in_company(randomise, name: str) -> None:
     assert (together[0] - together[3]).abs().max() > 1e-3
 
 
+def test_large_slices_go_one_by_one_where_nothing_is_learnt(
+    randomise, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    net = randomise(Denoiser(VARIANTS["add"]))
+    s = net.settings
+    x, t, e = torch.randn(3, s.channels, s.size, s.size), torch.tensor([9]), net.embed(1)
+    sizes: list[int] = []
+    net.unet.conv_in.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
+    together = net(x, t, e)
+    monkeypatch.setattr("tagmask.networks.denoiser._TOGETHER", 0)
+    assert torch.equal(net(x, t, e), together), "a training is as it was"
+    with torch.no_grad():
+        for step in (t, t.expand(3), 9):
+            assert torch.allclose(net(x, step, e), together, atol=1e-5 * float(together.detach().abs().max()))
+    assert sizes == [3, 3, *[1] * 9]
+
+
 @pytest.mark.parametrize("conditioning", ["add", "attention"])
 def test_embeds_classes_and_their_absence(conditioning) -> None:
     net = Denoiser(replace(TINY, conditioning=conditioning))
