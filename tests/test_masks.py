@@ -11,7 +11,7 @@ import torch
 from scipy import ndimage
 from skimage.filters import threshold_otsu
 
-from tagmask.errors import ConfigError
+from tagmask.errors import ConfigError, InputError
 from tagmask.masks import MaskSettings, binarise, separation
 from tagmask.thresholds import head_foreground, otsu
 
@@ -90,6 +90,15 @@ def test_fixed_quantile_and_given_thresholds() -> None:
     assert made.mask.sum(dim=(1, 2, 3)).tolist() == [4, 2] and made.threshold.tolist() == [59, 61.5]
     with pytest.raises(ConfigError, match="this method gives none"):
         binarise(score, picture, MaskSettings("method"))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_map_that_is_not_finite_is_refused(value: float) -> None:
+    """Otsu and a share of the peak would quietly give an empty mask."""
+    score = maps(np.arange(64).reshape(8, 8)).clone()
+    score[0, 0, 3, 3] = value
+    with pytest.raises(InputError, match="not finite"):
+        binarise(score, torch.zeros(1, 1, 8, 8), MaskSettings())
 
 
 def test_thresholds_are_monotone() -> None:

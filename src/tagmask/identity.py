@@ -14,6 +14,8 @@ from tagmask.errors import RunError
 from tagmask.experiment import Experiment
 
 __all__ = [
+    "forget_refused",
+    "has_learnt",
     "keep_shots",
     "mask_rows",
     "refuse_difference",
@@ -23,6 +25,18 @@ __all__ = [
 ]
 
 _SHOTS = "shots.csv"
+
+
+def has_learnt(run: Path) -> bool:
+    """Whether a training in a folder came as far as to keep anything of what it learnt."""
+    return any(any((run / folder).glob("*.safetensors")) for folder in ("weights", "checkpoints"))
+
+
+def forget_refused(run: Path) -> None:
+    """Remove the records of a training that was refused before it learnt: a corrected one takes its place."""
+    if (run / "experiment.toml").is_file() and not has_learnt(run):
+        for name in ("experiment.toml", "environment.json", _SHOTS):
+            (run / name).unlink(missing_ok=True)
 
 
 def refuse_difference(path: Path, begun: Experiment, now: Experiment) -> None:

@@ -14,7 +14,7 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
-from tagmask.errors import ConfigError
+from tagmask.errors import ConfigError, InputError
 from tagmask.thresholds import head_foreground, largest_component, otsu
 
 __all__ = [
@@ -141,6 +141,8 @@ def binarise(
     ------
     ConfigError
         "otsu_mean" or "method" without a threshold.
+    InputError
+        A score map that is not finite.
     """
     if settings.rule == "otsu_mean" and threshold is None:
         raise ConfigError(
@@ -151,6 +153,12 @@ def binarise(
     if settings.rule == "method" and threshold is None:
         raise no_threshold()
     maps = score_map.detach().cpu().numpy().astype(np.float32)[:, 0]
+    if not np.isfinite(maps).all():
+        raise InputError(
+            "the score map has values that are not finite.",
+            where=f"mask.rule = {settings.rule}",
+            repair="Look at the settings of the method and at the weights; no mask is made of such a map.",
+        )
     pictures = image.detach().cpu().numpy()
     cuts: list[float | None] = [None] * len(maps)
     if threshold is not None:
@@ -173,7 +181,8 @@ def no_threshold(method: str = "this method") -> ConfigError:
     return ConfigError(
         f"rule 'method' takes the threshold that the method gives, but {method} gives none.",
         where="mask.rule",
-        repair="Use otsu, quantile, fixed or otsu_mean.",
+        repair="Use otsu, quantile, fixed, peak or otsu_mean. AnoFPDM gives one once its M_max is chosen: "
+        "tagmask tune RUN --method anofpdm.",
     )
 
 

@@ -127,6 +127,9 @@ def test_a_row_without_a_slice_tags_the_whole_volume(tmp_path: Path) -> None:
     assert prepared.labels.tolist() == [0] * 5 + [1] * 5 + [0] * 5 + [1] * 5
     assert [row["id"] for row in prepared.index[5:8]] == ["case1/0", "case1/1", "case1/2"]
     assert summary.splits["train"].slices == 10
+    assert "In 2 volumes one tag stands for all slices" in summary.warnings[0].what
+    by_slice, _ = run(tmp_path, volumes(tmp_path), overwrite=True)
+    assert not any("one tag" in problem.what for problem in by_slice.warnings)
 
 
 def test_pictures_have_their_place_within_the_patient(tmp_path: Path) -> None:
@@ -181,6 +184,19 @@ def test_splits_are_drawn_where_there_are_none(tmp_path: Path) -> None:
     again, _ = run(tmp_path, rows, seed=5, overwrite=True)
     other, _ = run(tmp_path, rows, seed=6, overwrite=True)
     assert again.fingerprint == summary.fingerprint != other.fingerprint
+
+
+def test_splits_drawn_from_a_table_of_one_split_are_doubted(tmp_path: Path) -> None:
+    """The pictures to learn from would be parted once more, and a third of them never be learnt from."""
+    for i in range(20):
+        picture(tmp_path / "train" / f"i{i}.png", seed=i)
+    rows: list[Row] = [(f"r{i}", f"i{i}.png", i % 2, i, f"P{i // 2}") for i in range(20)]
+    table = write(tmp_path / "train" / "labels.csv", rows)
+    parted = prepare(table, tmp_path / "a", settings=K)
+    assert "lies in a folder 'train', but val and test were drawn" in parted.warnings[0].what
+    whole = prepare(table, tmp_path / "b", settings=K, val_fraction=0.0, test_fraction=0.0)
+    assert whole.splits["train"].images == 20
+    assert not any("drawn from it" in problem.what for problem in whole.warnings)
 
 
 def test_a_folder_with_a_table_for_each_split(tmp_path: Path) -> None:
@@ -469,11 +485,13 @@ def test_masks_that_were_made_from_tags_are_known_as_such(tmp_path: Path) -> Non
     manifest.write_text(json.dumps({**record, "status": "running"}))
     with pytest.raises(InputError, match="not finished"):
         run(tmp_path, rows, **options)
-    # one mask that a person drew, named in the table, and the whole folder has read masks
+    # masks that a person drew, named in the table, are not read beside those
     manifest.write_text(json.dumps(record))
-    rows[3] = (*rows[3][:6], "own.png")
+    rows = [(*row[:6], "own.png" if row[0] == "r3" else "") for row in rows]
     picture(tmp_path / "own.png", array=array)
-    assert run(tmp_path, rows, **options)[1].masks_read == "train masks"
+    assert run(tmp_path, rows, **options)[1].masks_read == "tags"
+    sources = json.loads((tmp_path / "out" / "fingerprint.json").read_text())["sources"]
+    assert str(tmp_path / "made" / "masks" / "i3.png") in sources and str(tmp_path / "own.png") not in sources
 
 
 def test_a_picture_tagged_0_needs_no_mask(tmp_path: Path) -> None:
@@ -496,12 +514,18 @@ def test_where_masks_are_looked_for(tmp_path: Path) -> None:
     array[2:5, 2:5] = 255
     for i in range(6):
         picture(tmp_path / "elsewhere" / f"i{i}.png", array=array)
-    rows[3] = (*rows[3][:6], "own.png")
-    picture(tmp_path / "own.png", array=array.T * 0)
+    rows[1] = (*rows[1][:6], "own.png")
+    own = np.zeros((8, 8), np.uint8)
+    own[0, 0] = 255
+    picture(tmp_path / "own.png", array=own)
     (tmp_path / "elsewhere" / "i5.png").unlink()
     summary, prepared = run(tmp_path, rows, supervised=True, masks=tmp_path / "elsewhere")
     assert [p.case for p in summary.failed] == ["i5"] and "No mask was found" in summary.failed[0].what
-    assert prepared.masks().any(axis=(1, 2)).tolist() == [True, True, True, False, True]
+    assert prepared.masks().sum(axis=(1, 2)).tolist() == [9] * 5, (
+        "the folder that was named goes before the column"
+    )
+    _, prepared = run(tmp_path, rows, supervised=True, overwrite=True)
+    assert prepared.masks().sum(axis=(1, 2)).tolist() == [0, 1, 0, 0], "else the column counts"
     # the layout <split>/labels.csv beside masks/<split>, with another suffix
     data = tmp_path / "data"
     for i in range(2):

@@ -281,3 +281,16 @@ def test_two_processes_do_not_train_one_run(prepared: Path, tmp_path: Path) -> N
         assert not (tmp_path / "run" / "experiment.toml").exists()
         other.kill()  # without a chance to tidy up
     assert train(experiment, **once).weights_path("denoiser").is_file()
+
+
+def test_a_training_that_was_refused_does_not_stand_in_the_way(
+    prepared: Path, masked: Path, tmp_path: Path
+) -> None:
+    """Nothing was learnt, so a corrected experiment, on other data even, begins in the same folder."""
+    once = {"out": tmp_path / "run", "only": "denoiser", "overrides": ["train.denoiser.steps=1"]}
+    refused = toys.write_experiment(tmp_path / "refused.toml", masked)
+    with pytest.raises(ConfigError, match=r"size = 32, but the prepared slices have size 16"):
+        train(refused, out=tmp_path / "run", only="denoiser", overrides=["denoiser.size=32"])
+    train(toys.write_experiment(tmp_path / "toy.toml", prepared), **once)
+    with pytest.raises(RunError, match="was trained on data"):
+        train(refused, **once)

@@ -95,6 +95,7 @@ def test_the_published_offset_and_clipping_change_the_map() -> None:
     [
         ({"stages": 0}, "stages = 0"),
         ({"stages": 500}, "stages = 500"),
+        ({"tau": 0.0, "tau_convention": "formula"}, "tau = 0.0, but 0 < tau <= 1"),
         ({"tau": 1.0}, "tau = 1.0"),
         ({"scale": -1.0}, "scale = -1.0"),
         ({"draws": 0}, "draws = 0"),

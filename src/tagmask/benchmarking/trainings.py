@@ -12,7 +12,7 @@ from tagmask.config import build, read_toml
 from tagmask.data.prepared import Prepared
 from tagmask.errors import RunError
 from tagmask.experiment import Experiment, load_experiment, overridden
-from tagmask.identity import refuse_difference, refuse_other_data, refuse_other_shots, shots_of
+from tagmask.identity import has_learnt, refuse_difference, refuse_other_data, refuse_other_shots, shots_of
 from tagmask.methods import METHODS, settings_of
 from tagmask.networks.kinds import NETWORKS
 from tagmask.runs import Run
@@ -62,7 +62,7 @@ class Training:
             Shots that do not fit the prepared data, or data that cannot be read.
         """
         names = self.networks or experiment.networks()
-        if not (self.run / "experiment.toml").is_file():
+        if not (self.run / "experiment.toml").is_file() or not has_learnt(self.run):
             return names
         begun = Run.open(self.run, tuned=False)
         refuse_difference(self.run, begun.experiment, experiment)

@@ -183,6 +183,12 @@ def doubts(cases: Sequence[Case], *, drawn: bool, tags: bool = True) -> list[Pro
             "into different splits.",
             "Add the column patient, unless there is one image for each person.",
         )
+    home = cases[0].source.parent.name
+    if drawn and home in SPLITS and any(case.split != "train" for case in cases):
+        doubt(
+            f"The table lies in a folder {home!r}, but val and test were drawn from it too.",
+            "Give the folder above it, or --val-fraction 0 --test-fraction 0 to learn from all its rows.",
+        )
     for split in SPLITS:
         labels = {case.label for case in cases if case.split == split}
         if not labels:

@@ -26,8 +26,8 @@ def mask_paths(studies: Mapping[str, list[Case]], root: Path | None) -> dict[str
     studies
         Rows by study, as `by_study` gives them.
     root
-        The folder with <split>/<name>, or <name>; None looks for the folder `masks` beside the table or its
-        split folder.
+        The folder with <split>/<name>, or <name>, whatever the table names. None takes what the table names, or
+        looks for the folder `masks` beside the table or its split folder.
 
     Returns
     -------
@@ -38,7 +38,7 @@ def mask_paths(studies: Mapping[str, list[Case]], root: Path | None) -> dict[str
     found: dict[str, Path | InputError | None] = {}
     used: dict[Path, str] = {}
     for study, rows in studies.items():
-        path = rows[0].mask or _beside(rows[0], root)
+        path = (rows[0].mask if root is None else None) or _beside(rows[0], root)
         if path is None and all(row.label == 0 for row in rows):
             found[study] = None
         elif path is None:

@@ -37,6 +37,8 @@ class PreparedCase:
         The text of each slice's picture, or None.
     warnings
         What is doubtful about it.
+    spread
+        Whether one tag of the table stands for several slices.
     """
 
     study: str
@@ -47,6 +49,7 @@ class PreparedCase:
     digests: Sequence[bytes | None]
     texts: Sequence[str | None]
     warnings: Sequence[Problem] = ()
+    spread: bool = False
 
 
 @dataclass
@@ -141,6 +144,7 @@ class Tally:
     _seen: dict[bytes, tuple[str, str, str, str | None]] = field(default_factory=dict, repr=False)
     _leaks: list[tuple[str, str]] = field(default_factory=list, repr=False)
     _torn: list[tuple[str, str]] = field(default_factory=list, repr=False)
+    _spread: int = 0
 
     def take(self, case: PreparedCase | Problem) -> PreparedCase | None:
         """Count a case, and give it back if it is to be written."""
@@ -158,6 +162,7 @@ class Tally:
             return None
         self._channels = case.image.shape[1]
         self.warnings += case.warnings
+        self._spread += case.spread and case.rows[0]["label"] == 1
         self._compare(case)
         for name in {row["split"] for row in case.rows}:
             self.counts.setdefault(name, SplitCount()).images += 1
@@ -228,6 +233,12 @@ class Tally:
                 where=where,
                 repair="Find out which text is of another picture, and keep one of each.",
             )
+        if tags and self._spread:
+            what = f"In {self._spread} volumes one tag stands for all slices: each of them is learnt from as tag 1."
+            repair = (
+                "If only some slices show it, tag these (column slice): methods on tags learn from slices."
+            )
+            self.warnings.insert(0, Problem("warning", "", str(where), what, repair))
         train = self.counts.get("train", SplitCount())
         labels = [1] * (train.present > 0) + [0] * (train.absent > 0)
         if tags and len(labels) == 1:

@@ -83,8 +83,8 @@ def prepare(
     untagged
         Ask for no tags: for a network that learns from pictures alone.
     masks
-        Where masks lie if the table does not name them: MASKS/<split>/<name of the image>, or without
-        <split>; by default the folder `masks` beside the table or its split folder. Masks made by
+        Where masks lie, whatever the table names: MASKS/<split>/<name of the image>, or without <split>; by
+        default those that the table names, or the folder `masks` beside the table or its split folder. Masks made by
         `tagmask segment` count as what that method read: who learns from masks made of tags has seen tags alone.
         An image whose every row is tagged 0 needs none: its mask is empty.
     mask_labels
@@ -246,6 +246,7 @@ class _Reader:
             digests=[_digest(image) for image in slices.image],
             texts=[case.text for case in wanted.values()],
             warnings=warnings,
+            spread=study.kind != "picture" and rows[0].slice is None and len(wanted) > 1,
         )
 
     def _row(self, case: Case, index: int, study: Study, grid: Grid) -> IndexRow:

@@ -12,6 +12,7 @@ from pathlib import Path
 from tagmask.data.prepared import Prepared
 from tagmask.errors import ConfigError
 from tagmask.experiment import Experiment, load_experiment
+from tagmask.identity import forget_refused
 from tagmask.io import alone_in
 from tagmask.methods import settings_of
 from tagmask.networks.kinds import NETWORKS
@@ -73,6 +74,7 @@ def train(
             accelerator = processes(settings)
             if accelerator.is_main_process and run is None:
                 alone.enter_context(alone_in(out))
+                forget_refused(out)
                 Run.create(out, experiment, prepared)
             accelerator.wait_for_everyone()
             run = run or Run.open(out, tuned=False)

@@ -39,7 +39,8 @@ class CDMSettings:
     noise_level, stages
         Q, the step the image is noised to, and R, the steps walked back. 0 < R <= Q <= T.
     tau
-        τ in [0, 1), the share of f(y1) that the second walk keeps. 0 compares y1 with y0 outright.
+        τ in [0, 1), the share of f(y1) that the second walk keeps. 0 compares y1 with y0 outright. By the
+        "formula" in (0, 1], where 1 does.
     scale
         s >= 0, the weight of the classifier's gradient. Read by CG-CDM alone.
     draws
@@ -74,11 +75,12 @@ class CDMSettings:
                 "must hold: the walk goes back from the noise level, one step a stage.",
                 where="[method]",
             )
-        if not 0 <= self.tau < 1:
+        if not 0 <= self.share_of_f1 < 1:
+            same, bounds = (1, "0 <= tau < 1") if self.tau_convention == "code" else (0, "0 < tau <= 1")
             raise ConfigError(
-                f"tau = {self.tau}, but 0 <= tau < 1 must hold: at 1 both walks have the same condition.",
+                f"tau = {self.tau}, but {bounds} must hold: at {same} both walks have the same condition.",
                 where="[method]",
-                repair="The paper uses 0.95.",
+                repair='The paper uses 0.95 with tau_convention = "code".',
             )
         if self.scale < 0 or self.draws < 1 or self.offset not in (0, 1):
             raise ConfigError(
@@ -86,6 +88,11 @@ class CDMSettings:
                 "draws >= 1 and offset 0 or 1 must hold.",
                 where="[method]",
             )
+
+    @property
+    def share_of_f1(self) -> float:
+        """Weight of f(y1) in the condition of x', Eq. 6."""
+        return self.tau if self.tau_convention == "code" else 1 - self.tau
 
 
 @dataclass(frozen=True)
@@ -140,7 +147,7 @@ class CDM:
         Tensor : (B, 1, S, S) float32
         """
         s, n = self.settings, len(batch)
-        keep = s.tau if s.tau_convention == "code" else 1 - s.tau
+        keep = s.share_of_f1
         f1, f0 = self.denoiser.embed(PRESENT), self.denoiser.embed(ABSENT)
         near_f1 = keep * f1 + (1 - keep) * f0  # Eq. 6
         # Both walks go through the network as one batch: [x; x'].

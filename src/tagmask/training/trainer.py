@@ -264,12 +264,20 @@ class Trainer:
 
 def _check_fit(name: str, settings: Any, prepared: Prepared, crop: int) -> None:
     _, channels, size, _ = prepared.images.shape
-    if (settings.size, settings.channels) != (crop or size, channels):
+    if settings.size != (crop or size):
         raise ConfigError(
-            f"size = {settings.size}, channels = {settings.channels}, but the prepared slices have "
-            f"size {size}{f', of which {crop} are cropped,' if crop else ''} and {channels} channels.",
+            f"size = {settings.size}, but the prepared slices have size {size}"
+            f"{f', of which {crop} are cropped' if crop else ''}.",
             where=f"[{name}]",
-            repair="Change the table, or prepare the data at that size.",
+            repair="Change the table or augment.crop."
+            if crop
+            else f"Prepare the data with --size {settings.size}, or change the table.",
+        )
+    if settings.channels != channels:
+        raise ConfigError(
+            f"channels = {settings.channels}, but the prepared slices have {channels}.",
+            where=f"[{name}]",
+            repair="Change the table, or prepare the data with --channels: 0,0,0 makes three channels of grey.",
         )
 
 
