@@ -8,6 +8,8 @@ import pytest
 import torch
 
 from tagmask.config import build
+from tagmask.datasets.presets import PRESETS
+from tagmask.datasets.registry import DATASETS
 from tagmask.errors import ConfigError
 from tagmask.experiment import DataSettings, Experiment, load_experiment
 from tagmask.masks import MaskSettings
@@ -54,7 +56,25 @@ def test_a_shipped_experiment_loads_builds_and_round_trips(path: Path, tmp_path:
 
 
 def test_there_are_experiments_of_the_papers() -> None:
-    assert {"cdm-brats", "cdm-chaos", "unet-31m"} <= {p.stem for p in SHIPPED if p.parent.name == "papers"}
+    assert {"cdm-brats", "cdm-chaos", "anofpdm-brats", "anofpdm-atlas", "unet-31m"} <= {
+        p.stem for p in SHIPPED if p.parent.name == "papers"
+    }
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_the_papers_data_is_prepared_where_their_experiments_look(name: str) -> None:
+    """In the file's own header and in docs/datasets.md; a network of that size and of as many channels."""
+    path = ROOT / "experiments" / "papers" / f"{name}.toml"
+    experiment, preset = load_experiment(path), PRESETS[name]
+    for text in (
+        path.read_text(encoding="utf-8"),
+        (ROOT / "docs" / "datasets.md").read_text(encoding="utf-8"),
+    ):
+        assert f"-o {experiment.data.prepared} --preset {name}" in text
+    modalities = preset.modalities or DATASETS[preset.dataset].modalities
+    assert experiment.denoiser is not None
+    shape = experiment.denoiser.size, experiment.denoiser.channels
+    assert shape == (preset.slices["size"], len(modalities))
 
 
 @pytest.mark.parametrize(("name", "size"), [("cdm-brats", 224), ("cdm-chaos", 128)])
