@@ -202,6 +202,11 @@ def test_sets_are_told_apart(tmp_path: Path) -> None:
         InputError, match=r"No case of MosMedData\+ was found; looked for \{Train,Val,Test\}_Folder"
     ):
         run(tmp_path / "in" / "MoNuSeg" / "Train_Folder" / "img", "mosmeddata")
+    with pytest.raises(InputError, match=r"looks like MoNuSeg, with LViT's texts\. Use --dataset monuseg"):
+        tagmask.prepare(tmp_path / "in", tmp_path / "out", supervised=True)
+    (tmp_path / "none").mkdir()
+    with pytest.raises(InputError, match="holds no image"):
+        tagmask.prepare(tmp_path / "none", tmp_path / "out")
     lvit(tmp_path / "in" / "Covid19", **QATA)
     assert run(tmp_path / "in")[1].texts == run(tmp_path / "in", "qata-cov19")[1].texts == ALL
     lvit(tmp_path / "in" / "again")

@@ -10,7 +10,7 @@ from typing import Any
 from tagmask.data.cohort import Problem, draw_splits
 from tagmask.data.table import TAG, Case, read_table
 from tagmask.datasets.layouts import Listing
-from tagmask.datasets.registry import not_found
+from tagmask.datasets.registry import meant, not_found
 from tagmask.datasets.settings import DatasetSettings
 from tagmask.datasets.splits import RULES, by_file, by_rule
 from tagmask.datasets.tables import check_paths
@@ -141,7 +141,11 @@ def open_cohort(
             tag = dataset.aim.tag if tag == TAG else tag
             mask_labels = dataset.aim.labels if mask_labels is None else mask_labels
         origin = {} if dataset is None else {"dataset": dataset.name}
-        cohort = Cohort(read_table(source, tag=tag), tag, mask_labels, origin=origin)
+        try:
+            cases = read_table(source, tag=tag)
+        except InputError as error:
+            raise (meant(source, error) if dataset is None and source.is_dir() else error) from None
+        cohort = Cohort(cases, tag, mask_labels, origin=origin)
     if preset is not None:
         cohort = replace(cohort, origin={**cohort.origin, "preset": preset})
     if all(case.split is None for case in cohort.cases):

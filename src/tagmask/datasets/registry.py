@@ -18,7 +18,7 @@ from tagmask.datasets.lvit import LAYOUT, find_lvit, list_lvit
 from tagmask.datasets.tabled import find_tabled
 from tagmask.errors import ConfigError, InputError
 
-__all__ = ["DATASETS", "Dataset", "Target", "find_dataset", "not_found"]
+__all__ = ["DATASETS", "Dataset", "Target", "find_dataset", "meant", "not_found"]
 
 
 @dataclass(frozen=True)
@@ -180,6 +180,14 @@ def find_dataset(name: str) -> Dataset:
         repair = f"Did you mean {near[0]}?" if near else f"Known are {', '.join(DATASETS)}."
         raise ConfigError(f"There is no data set {name!r}.", where="dataset", repair=repair)
     return DATASETS[name]
+
+
+def meant(folder: Path, error: InputError) -> InputError:
+    """Say which data set a folder looks like that cannot be read as a table; else give the error as it is."""
+    for name, dataset in DATASETS.items():
+        if found := dataset.find(folder):
+            return InputError(f"This looks like {found}.", where=folder, repair=f"Use --dataset {name}.")
+    return error
 
 
 def not_found(name: str, folder: Path) -> InputError:
