@@ -54,7 +54,7 @@ class Printed:
     metric
         "dice", "iou", "hd95", "auprc", "seconds_per_image" or "parameters".
     unit
-        "1", "%", "s", "M"; empty where none is printed.
+        "1", "%", "s", "M"; "px" for HD95: not printed, but what the published code counts in.
     value, sd
         As printed; sd is empty where there is none.
     """

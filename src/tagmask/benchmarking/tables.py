@@ -217,7 +217,8 @@ def show_printed(printed: Printed | None) -> str:
         return "-"
     digits = len(printed.value.partition(".")[2]) + (2 if printed.unit == "%" else 0)
     mean, sd = printed.number
-    return f"{mean:.{digits}f}" + (f" ± {sd:.{digits}f}" if math.isfinite(sd) else "")
+    spread = f" ± {sd:.{digits}f}" if math.isfinite(sd) else ""
+    return f"{mean:.{digits}f}{spread}{' px' if printed.unit == 'px' else ''}"
 
 
 def _test(test: PairedTest | None) -> str:
