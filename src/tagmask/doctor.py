@@ -23,6 +23,7 @@ PACKAGES = {
     "torch": "torch",
     "accelerate": "accelerate",
     "diffusers": "diffusers.models.unets.unet_2d",
+    "filelock": "filelock",
     "huggingface-hub": "huggingface_hub",
     "matplotlib": "matplotlib.figure",
     "nibabel": "nibabel",

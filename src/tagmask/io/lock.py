@@ -15,7 +15,7 @@ __all__ = ["alone_in"]
 
 @contextmanager
 def alone_in(folder: Path) -> Iterator[None]:
-    """Keep other commands that ask the same out of a folder; it is made if it is not there.
+    """Keep other commands that ask the same out of a folder; it is made if it is not there, and goes if left empty.
 
     The lock, FOLDER/.lock, is the operating system's: it ends with the process, however that ends.
 
@@ -24,6 +24,7 @@ def alone_in(folder: Path) -> Iterator[None]:
     RunError
         Another process is in there.
     """
+    made = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / ".lock", timeout=0)
     try:
@@ -38,3 +39,6 @@ def alone_in(folder: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
+        if made and [path.name for path in folder.iterdir()] == [".lock"]:
+            (folder / ".lock").unlink()
+            folder.rmdir()
