@@ -283,6 +283,8 @@ def test_what_fails_is_named_and_the_others_are_made(
     assert "| Late |" not in printed.out and "| Hazy |" in printed.out
     failed = json.loads((world.parent / "out" / "table.json").read_text())["failed"]
     assert list(failed) == ["Gone on toy", "Best on toy", "Late on toy, seed 0", "Late on toy, seed 1"]
+    alone = again(world, only=["Hazy"])
+    assert alone.failed == {} and "| Hazy |" in alone.table, "of rows that were not asked for nothing is said"
 
 
 def test_a_cell_that_leaves_out_an_image_fails(world: Path, made: Made) -> None:
