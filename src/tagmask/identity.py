@@ -29,7 +29,9 @@ _SHOTS = "shots.csv"
 
 def has_learnt(run: Path) -> bool:
     """Whether a training in a folder came as far as to keep anything of what it learnt."""
-    return any(any((run / folder).glob("*.safetensors")) for folder in ("weights", "checkpoints"))
+    return any(
+        any((run / folder).glob("*.safetensors")) for folder in ("weights", "checkpoints", "snapshots")
+    )
 
 
 def forget_refused(run: Path) -> None:

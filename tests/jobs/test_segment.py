@@ -417,6 +417,20 @@ def test_one_tag_for_a_whole_volume(run: Path, tmp_path: Path) -> None:
     assert not nib.load(result.out / "masks/v.nii.gz").get_fdata().any()
 
 
+def test_a_tag_that_stands_for_all_slices_is_doubted(
+    run: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    volume(tmp_path / "v.nii")
+    whole = table(tmp_path / "t.csv", "id,image,label", ("v", "v.nii", 1))
+    segment(run, [whole], out=tmp_path / "whole")
+    assert "In 1 volumes one tag 1 stands for all slices" in caplog.text
+    caplog.clear()
+    segment(run, [whole], out=tmp_path / "judged", tags="predicted")
+    rows = [(f"v{k}", "v.nii", 1, k) for k in range(3)]
+    segment(run, [table(tmp_path / "u.csv", "id,image,label,slice", *rows)], out=tmp_path / "slices")
+    assert "stands for all slices" not in caplog.text
+
+
 def test_no_mask_of_the_table_is_opened(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     picture(tmp_path / "p.png")
     (tmp_path / "m.png").write_bytes(b"unreadable")

@@ -276,7 +276,7 @@ def test_two_processes_do_not_train_one_run(prepared: Path, tmp_path: Path) -> N
     command = [sys.executable, "-c", program, str(once["out"])]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout is not None and other.stdout.readline() == "1\n"
-        with pytest.raises(RunError, match="being trained by another process"):
+        with pytest.raises(RunError, match="in use by another process"):
             train(experiment, **once)
         assert not (tmp_path / "run" / "experiment.toml").exists()
         other.kill()  # without a chance to tidy up
@@ -292,5 +292,11 @@ def test_a_training_that_was_refused_does_not_stand_in_the_way(
     with pytest.raises(ConfigError, match=r"size = 32, but the prepared slices have size 16"):
         train(refused, out=tmp_path / "run", only="denoiser", overrides=["denoiser.size=32"])
     train(toys.write_experiment(tmp_path / "toy.toml", prepared), **once)
+    with pytest.raises(RunError, match="was trained on data"):
+        train(refused, **once)
+    for folder in ("weights", "checkpoints"):  # a snapshot alone was learnt too
+        shutil.rmtree(tmp_path / "run" / folder)
+    (tmp_path / "run" / "snapshots").mkdir(exist_ok=True)
+    (tmp_path / "run" / "snapshots" / "denoiser-000001.safetensors").touch()
     with pytest.raises(RunError, match="was trained on data"):
         train(refused, **once)

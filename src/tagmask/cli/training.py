@@ -107,7 +107,9 @@ def prepare(
     untagged: Annotated[
         bool, typer.Option("--untagged", help="Ask for no tags, for networks that learn from pictures alone.")
     ] = False,
-    masks: Annotated[Path | None, typer.Option(help="Folder of masks, if the table names none.")] = None,
+    masks: Annotated[
+        Path | None, typer.Option(help="Folder of masks; goes before what the table names.")
+    ] = None,
     mask_labels: MaskLabels = None,
     val_fraction: Annotated[float, typer.Option(help="Share of patients, where splits are drawn.")] = 0.15,
     test_fraction: Annotated[float, typer.Option(help="Share of patients, where splits are drawn.")] = 0.2,

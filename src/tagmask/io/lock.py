@@ -31,7 +31,7 @@ def alone_in(folder: Path) -> Iterator[None]:
         lock.acquire()
     except Timeout as error:
         raise RunError(
-            "is being trained by another process.",
+            "is in use by another process.",
             where=folder,
             repair="Wait for it, or give another folder.",
         ) from error

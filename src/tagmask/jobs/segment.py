@@ -155,6 +155,7 @@ def segment(
         log.info("case %s done", case)
         report(count, len(studies))
     write_csv(out / "slices.csv", COLUMNS, job.lines)
+    _doubt_spread_tags(job, studies)
     if job.failed:
         write_csv(
             out / "failed.csv",
@@ -188,6 +189,18 @@ def _check_given(run: Run, name: str, job: Workbench, studies: dict[str, list[Ca
             f"tags = predicted, but the run has no classifier, and {name} does not decide by itself.",
             where=run.path,
             repair="Train one ([classifier] in the experiment), or use --tags none.",
+        )
+
+
+def _doubt_spread_tags(job: Workbench, studies: dict[str, list[Case]]) -> None:
+    """Say of how many volumes one tag of the table was taken as that of every slice."""
+    positive = Counter(str(x["case"]) for x in job.lines if (x["tag"], x["tag_source"]) == (1, "given"))
+    spread = sum(n > 1 and studies[name][0].slice is None for name, n in positive.items())
+    if spread:
+        log.warning(
+            "In %d volumes one tag 1 stands for all slices: each of them is segmented as one that shows the target. "
+            "With --tags predicted the classifier judges every slice.",
+            spread,
         )
 
 

@@ -28,9 +28,8 @@ from tagmask.networks.unet import DenoiserSettings, build_unet
 __all__ = ["Denoiser", "DenoiserSettings"]
 
 _EMBEDDING_SPREAD = 0.2
-_TOGETHER = (
-    4 * 2**20
-)  # bytes of an image's largest activation; beyond, a CPU loses by a batch (docs/evidence.md, Speed)
+_TOGETHER = 4 * 2**20
+"""Bytes of an image's largest activation; beyond, a CPU loses by a batch (docs/evidence.md, Speed)."""
 
 
 class Denoiser(nn.Module):
