@@ -209,6 +209,9 @@ def test_an_empty_batch_passes() -> None:
         {"min_area": -1},
         {"foreground": "brain"},
         {"erode": 2},
+        {"intensity": -1.0},
+        {"intensity": float("inf")},
+        {"intensity": float("nan")},
     ],
 )
 def test_settings_out_of_range_are_refused(bad: dict[str, object]) -> None:

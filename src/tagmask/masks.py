@@ -15,7 +15,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from tagmask.errors import ConfigError, InputError
-from tagmask.thresholds import head_foreground, largest_component, otsu
+from tagmask.thresholds import head_foreground, largest_component, otsu, prior_of, with_picture
 
 __all__ = [
     "BinaryMasks",
@@ -47,6 +47,10 @@ class MaskSettings:
         "method": the method's own threshold of each map (`Prediction.threshold`), given by the caller.
     value
         The number of "peak", "quantile" (both in (0, 1)) and "fixed"; None for the other rules.
+    intensity
+        Weight of the picture's own intensities (see `with_picture`). 0: the map alone decides. Otherwise the map is
+        read as the probability of the target, 1/2 at the threshold, 0 where it is 0 ("peak") or at its minimum (the
+        other rules), and Bayes' rule draws the rim where the picture has it; 1 is that rule as it stands.
     median
         Side of the median filter on the map, odd, in pixels; 1 switches it off. Borders are mirrored.
     min_area
@@ -66,6 +70,7 @@ class MaskSettings:
 
     rule: Literal["otsu", "peak", "quantile", "fixed", "otsu_mean", "method"] = "otsu"
     value: float | None = None
+    intensity: float = 0.0
     median: int = 1
     min_area: int = 0
     foreground: Literal["none", "head"] = "none"
@@ -82,6 +87,9 @@ class MaskSettings:
             self._check(finite, "value", f"Give a number: rule {self.rule} needs one.")
         if self.rule in ("peak", "quantile"):
             self._check(0 < float(self.value or 0) < 1, "value", "Give a share between 0 and 1.")
+        self._check(
+            0 <= self.intensity < np.inf, "intensity", "Give a weight, 0 for none, 1 for Bayes' rule."
+        )
         self._check(
             self.median > 0 and self.median % 2 == 1, "median", "Give an odd number of pixels, 1 for none."
         )
@@ -105,7 +113,8 @@ class BinaryMasks:
     ----------
     mask : (B, 1, S, S) bool
     threshold : (B,) float32
-        In the unit of the score map; a pixel is in the mask when its score is above it.
+        In the unit of the score map; a pixel is in the mask when its score is above it, unless the picture's
+        `intensity` has a say.
     score_map : (B, 1, S, S) float32
         The map that was thresholded: filtered, and at its minimum outside the foreground.
     """
@@ -124,7 +133,7 @@ def binarise(
     ----------
     score_map : (B, 1, S, S) float, finite
     image : (B, C, S, S) float
-        The pictures; read for the foreground only.
+        The pictures; read for the foreground and for `intensity`.
     settings
         The rule and its repairs.
     threshold : float or (B,) float32, optional
@@ -220,7 +229,11 @@ def _binarise_slice(
         return inside, float(lowest), np.full_like(score, lowest)
     score = np.where(inside, score, values.min()).astype(np.float32)
     cut = _threshold(values, settings) if given is None else float(given)
-    return _tidy((score > cut) & inside, settings), cut, score
+    mask = (score > cut) & inside
+    if settings.intensity and mask.any():
+        prior = prior_of(values, cut, zero=0.0 if settings.rule == "peak" else float(values.min()))
+        mask[inside] = with_picture(prior, picture[:, inside].astype(np.float64), settings.intensity)
+    return _tidy(mask, settings), cut, score
 
 
 def _threshold(values: np.ndarray, settings: MaskSettings) -> float:

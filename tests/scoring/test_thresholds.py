@@ -14,7 +14,7 @@ from tagmask.metrics import counts, dice
 from tagmask.scoring.thresholds import CANDIDATES, SHARES, best_threshold
 
 SIDE = 24
-IMAGE = torch.zeros(6, 1, SIDE, SIDE)
+IMAGE = torch.rand(6, 1, SIDE, SIDE, generator=torch.Generator().manual_seed(1))
 
 
 def squares() -> tuple[torch.Tensor, np.ndarray]:
@@ -44,6 +44,7 @@ def test_the_candidates_are_the_papers() -> None:
         MaskSettings(median=3),
         MaskSettings(min_area=9),
         MaskSettings(keep_largest=True, min_area=3, median=3),
+        MaskSettings(median=3, foreground="head", intensity=1.0),
         MaskSettings(rule="otsu"),  # a fixed threshold takes the place of a rule without a value
     ],
 )

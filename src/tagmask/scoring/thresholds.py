@@ -53,15 +53,14 @@ def best_threshold(
 ) -> BestThreshold:
     """Find the value of a mask rule with the highest mean Dice over slices with and without target. It reads masks.
 
-    The rule is "peak" or "quantile" where the settings say so, and a fixed threshold for all maps otherwise. With
-    that, filter and foreground are worked out once. Components are removed at every threshold, which is what makes
+    The rule is "peak" or "quantile" where the settings say so, and a fixed threshold for all maps otherwise. Components are removed at every threshold, which is what makes
     the number of pixels no falling function of it.
 
     Parameters
     ----------
     score_map : (N, 1, S, S) float32, finite
     image : (N, C, S, S) float32
-        The pictures; read for the foreground only.
+        The pictures; read for the foreground and for `intensity`.
     truth : (N, S, S) bool or uint8
         A slice whose truth and mask are both empty has Dice 1.
     settings
@@ -79,23 +78,23 @@ def best_threshold(
         raise ConfigError(
             f"thresholds = {list(candidates)}, but some finite numbers are needed.", where="mask.value"
         )
-    masks_at = (
-        _shares(score_map, image, settings)
-        if settings.rule in ("peak", "quantile")
-        else _fixed(score_map, image, settings)
-    )
+    if settings.rule not in ("peak", "quantile"):
+        settings = replace(settings, rule="fixed", value=0.0)
+    # Intensities have a say of their own at every value, so there is nothing to work out once.
+    once = settings.rule == "fixed" and not settings.intensity
+    masks_at = (_fixed if once else _anew)(score_map, image, settings)
     tried = [(float(v), float(_dices(masks_at(float(v)), truth > 0).mean())) for v in candidates]
     best = max(tried, key=lambda pair: pair[1])
     return BestThreshold(*best, tuple(tried))
 
 
-def _shares(score_map: Tensor, image: Tensor, settings: MaskSettings) -> Callable[[float], np.ndarray]:
-    """Give the function from a share to masks (N, S, S)."""
+def _anew(score_map: Tensor, image: Tensor, settings: MaskSettings) -> Callable[[float], np.ndarray]:
+    """Give the function from a value of the rule to masks (N, S, S)."""
     return lambda v: binarise(score_map.cpu(), image.cpu(), replace(settings, value=v)).mask[:, 0].numpy()
 
 
 def _fixed(score_map: Tensor, image: Tensor, settings: MaskSettings) -> Callable[[float], np.ndarray]:
-    """Give the function from a threshold to masks (N, S, S)."""
+    """Give the function from a threshold to masks (N, S, S); filter and foreground are worked out once."""
     everything = replace(settings, rule="fixed", value=_LOWEST, min_area=0, keep_largest=False)
     whole = binarise(score_map.cpu(), image.cpu(), everything)
     score = torch.where(whole.mask, whole.score_map, _LOWEST)  # no threshold lets in what lies outside
