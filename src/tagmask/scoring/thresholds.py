@@ -53,8 +53,8 @@ def best_threshold(
 ) -> BestThreshold:
     """Find the value of a mask rule with the highest mean Dice over slices with and without target. It reads masks.
 
-    The rule is "peak" or "quantile" where the settings say so, and a fixed threshold for all maps otherwise. Components are removed at every threshold, which is what makes
-    the number of pixels no falling function of it.
+    The rule is "peak" or "quantile" where the settings say so, and a fixed threshold for all maps otherwise.
+    Components are removed at every threshold, which is what makes the number of pixels no falling function of it.
 
     Parameters
     ----------
