@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -111,9 +112,12 @@ def test_guidance_formulas() -> None:
     assert torch.equal(classifier_free_guidance(eps, other, 0.0), eps)
 
 
-def test_a_schedule_of_one_step_is_refused() -> None:
-    with pytest.raises(ConfigError, match="steps = 1"):
-        ScheduleSettings(steps=1)
+@pytest.mark.parametrize(("kind", "least"), [("linear", 21), ("cosine", 2)])
+def test_a_schedule_too_short_for_its_betas_is_refused(kind: Literal["linear", "cosine"], least: int) -> None:
+    with pytest.raises(ConfigError, match=f"steps = {least - 1}, .*at least {least}"):
+        ScheduleSettings(kind, least - 1)
+    alpha_bar = ScheduleSettings(kind, least).build().alpha_bar
+    assert (alpha_bar.diff() < 0).all() and alpha_bar[-1] > 0
 
 
 def test_steps_left_out_make_the_chain_of_those_that_stay() -> None:

@@ -35,16 +35,22 @@ class ScheduleSettings:
         "linear" (Ho 2020, Sect. 4; β from 1e-4 to 0.02 at T = 1000, scaled by 1000 / T) or
         "cosine" (Nichol 2021, Eq. 17).
     steps
-        T.
+        T. At least 21 for "linear", whose largest β, 20 / T, must stay below 1; at least 2 for "cosine".
+
+    Raises
+    ------
+    ConfigError
+        Fewer steps.
     """
 
     kind: Literal["linear", "cosine"] = "linear"
     steps: int = 1000
 
     def __post_init__(self) -> None:
-        if self.steps < 2:
+        least = 21 if self.kind == "linear" else 2
+        if self.steps < least:
             raise ConfigError(
-                f"schedule.steps = {self.steps}, but a schedule has at least 2 steps.",
+                f"schedule.steps = {self.steps}, but a {self.kind} schedule has at least {least} steps.",
                 repair="Use 1000 unless a checkpoint says otherwise.",
             )
 
