@@ -232,3 +232,57 @@ def test_settings_that_do_not_fit_are_refused(
 ) -> None:
     with pytest.raises(TagmaskError, match=words):
         learn(tmp_path / "a", masked, override)
+
+
+def test_statistics_of_batch_norm_are_averaged_with_the_weights(
+    masked: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tagmask.training.trainer import Trainer
+
+    seen: list[dict[str, torch.Tensor]] = []
+    real = Trainer._one_step
+
+    def watched(trainer: Trainer, step: int) -> None:
+        real(trainer, step)
+        network = trainer.accelerator.unwrap_model(trainer.learner).network
+        seen.append({k: v.clone() for k, v in network.state_dict().items()})
+
+    monkeypatch.setattr(Trainer, "_one_step", watched)
+    learn(tmp_path / "run", masked, "train.segmenter.ema_warmup=false")
+    average = state(tmp_path / "run")
+    means = [key for key in seen[0] if key.endswith("running_mean")]
+    assert means
+    for key in [*means, *(k.replace("running_mean", "running_var") for k in means)]:
+        expected = seen[0][key]
+        for later in seen[1:]:
+            expected = 0.5 * expected + 0.5 * later[key]
+        assert torch.allclose(average[f"average.module.{key}"], expected, atol=1e-6)
+        assert not torch.allclose(expected, seen[-1][key], atol=1e-6)
+    counts = [v for k, v in average.items() if k.endswith("num_batches_tracked")]
+    assert counts and all(int(v) == 6 for v in counts)
+
+
+def test_a_loss_that_is_no_number_leaves_no_trace_in_the_statistics(
+    masked: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tagmask.training.trainer import Trainer
+
+    real = Trainer._one_step
+
+    def poisoned(trainer: Trainer, step: int) -> None:
+        if step == 5:
+            lesson = trainer.batches.of(step)
+            broken = type(lesson)(**{**vars(lesson), "image": lesson.image * float("nan")})
+            monkeypatch.setattr(trainer.batches, "of", lambda _: broken)
+        real(trainer, step)
+
+    monkeypatch.setattr(Trainer, "_one_step", poisoned)
+    with pytest.raises(RunError, match="step 4"):
+        learn(tmp_path / "run", masked)
+    kept = state(tmp_path / "run")
+    assert (tmp_path / "run" / "checkpoints" / "segmenter-000004.safetensors").exists()
+    assert all(tensor.isfinite().all() for tensor in kept.values())
+    monkeypatch.undo()
+    learn(tmp_path / "run", masked)  # goes on
+    learn(tmp_path / "whole", masked)
+    assert same(state(tmp_path / "run"), state(tmp_path / "whole"))

@@ -107,7 +107,8 @@ class Trainer:
         self.start = start = begin(self.run, self.name, self.accelerator.device)
         self.schedule, network = experiment.schedule.build(), start.network
         self.batches = self._batches(network_settings)
-        self.average = AveragedModel(network, avg_fn=self._average).requires_grad_(False)
+        # With its buffers: averaged weights under the latest statistics of batch norm are no network that was trained.
+        self.average = AveragedModel(network, avg_fn=self._average, use_buffers=True).requires_grad_(False)
         optimizer = make_optimizer(network.parameters(), s)
         self.selection = self._selection() if s.select_every else None
         self.state = TrainingState(
@@ -174,6 +175,7 @@ class Trainer:
         mine = _share(s.batch, process.num_processes, process.process_index)
         micro = torch.split(mine, s.micro_batch or len(mine))
         total = torch.zeros((), device=process.device)
+        statistics = [buffer.clone() for buffer in self.state.network.buffers()]
         for i, part in enumerate(micro):
             last = i == len(micro) - 1
             # Gradients are exchanged between processes at the last micro-batch alone.
@@ -186,6 +188,8 @@ class Trainer:
         value = float(process.reduce(total, "sum"))
         norm = process.clip_grad_norm_(self.learner.parameters(), s.clip_gradient or math.inf)
         if not (math.isfinite(value) and (math.isfinite(float(norm)) or process.scaler is not None)):
+            for buffer, before in zip(self.state.network.buffers(), statistics, strict=True):
+                buffer.copy_(before)  # what the forward pass has changed already
             self._stop_for_nan(step, value, float(norm))
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(s, step)
@@ -195,6 +199,8 @@ class Trainer:
         self.losses.append(value)
 
     def _average(self, average: Tensor, current: Tensor, count: Tensor | int) -> Tensor:
+        if not current.is_floating_point():
+            return current  # a count of batches
         n, s = int(count), self.settings
         rate = min(s.ema, (1 + n) / (10 + n)) if s.ema_warmup else s.ema
         return average.lerp(current, 1 - rate)
