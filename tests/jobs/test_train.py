@@ -225,19 +225,25 @@ def test_settings_that_do_not_fit_are_refused(
         )
 
 
-def test_one_tag_is_nothing_to_learn_from(prepared: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("first", "rest", "message"), [("1", "1", "same tag"), ("", None, r"^\S+: 1 of \d+ .*no tag.* Tag them")]
+)
+def test_nothing_is_learnt_from_one_tag_or_where_one_is_missing(
+    first: str, rest: str | None, message: str, prepared: Path, tmp_path: Path
+) -> None:
     copy = tmp_path / "prepared"
     shutil.copytree(prepared, copy)
     index = (copy / "index.csv").read_text().splitlines()
-    column = index[0].split(",").index("label")
+    label, split = (index[0].split(",").index(column) for column in ("label", "split"))
     rows = [line.split(",") for line in index]
-    for row in rows[1:]:
-        row[column] = "1"
+    train_rows = [row for row in rows[1:] if row[split] == "train"]
+    for i, row in enumerate(train_rows):
+        row[label] = first if i == 0 else row[label] if rest is None else rest
     (copy / "index.csv").write_text("\n".join(",".join(row) for row in rows) + "\n")
     fingerprint = json.loads((copy / "fingerprint.json").read_text())
     fingerprint["index"] = weights.sha256(copy / "index.csv")  # or the folder would count as damaged
     (copy / "fingerprint.json").write_text(json.dumps(fingerprint))
-    with pytest.raises(InputError, match="same tag"):
+    with pytest.raises(InputError, match=message):
         train(toys.write_experiment(tmp_path / "e.toml", copy), out=tmp_path / "run")
 
 

@@ -93,7 +93,7 @@ class TrainingBatches:
     Raises
     ------
     InputError
-        Training slices of one tag only, where tags are learnt.
+        Training slices of one tag only, or some without a tag, where tags are learnt.
     """
 
     def __init__(
@@ -116,6 +116,12 @@ class TrainingBatches:
                 f"all {len(rows)} training slices have the same tag: no condition can be learnt from them.",
                 where=prepared.path,
                 repair="Prepare a table with slices of both tags in the train split.",
+            )
+        if tags and -1 in found:
+            raise InputError(
+                f"{int((self.labels < 0).sum())} of {len(rows)} training slices have no tag, which is to be learnt.",
+                where=prepared.path,
+                repair="Tag them, or leave them out of the table, and prepare it again.",
             )
         self.masks = prepared.masks() if masks else None
         self.sentences, self.kept = sentences, kept if settings.augment.dihedral_alone else None
