@@ -136,7 +136,8 @@ class Experiment:
         """
         if "denoiser" in METHODS[method].needs_of(settings):
             learnt = Learnt.by(denoiser, self.train.denoiser)
-            learnt.check(method, **METHODS[method].asks(settings), where=where)
+            for asked in METHODS[method].asks(settings):
+                learnt.check(method, **asked, where=where)
 
     def networks(self) -> tuple[str, ...]:
         """Names of the networks this experiment trains."""

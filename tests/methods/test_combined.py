@@ -13,6 +13,7 @@ from tagmask.config import build
 from tagmask.errors import ConfigError
 from tagmask.methods import METHODS, settings_of
 from tagmask.methods.combined import Combined, CombinedSettings, ranks, shares
+from tagmask.networks.learnt import Learnt
 from tagmask.types import Batch, Prediction
 
 
@@ -101,7 +102,25 @@ def test_members_are_settings_of_known_methods() -> None:
     table = {"members": {"cdm": {"noise_level": 50}, "grad_cam": {}}, "flips": True}
     settings = settings_of("combined", table)
     assert METHODS["combined"].needs_of(settings) == ("denoiser", "classifier")
-    assert METHODS["combined"].asks(settings) == {"conditional": True}
+    assert METHODS["combined"].asks(settings) == ({"conditional": True},)
+
+
+@pytest.mark.parametrize(
+    ("members", "learnt", "message"),
+    [
+        ({"ddib": {}, "cg_diff": {"condition": "healthy"}}, Learnt(null=False), "never hidden"),
+        ({"cg_diff": {"condition": "healthy"}, "ddib": {}}, Learnt(null=False), "never hidden"),
+        ({"cdm": {}, "anoddpm": {}}, Learnt(conditional=False, only_tag=0), "both tags"),
+        ({"anoddpm": {}, "cdm": {}}, Learnt(conditional=False, only_tag=0), "both tags"),
+    ],
+)
+def test_a_denoiser_must_have_learnt_what_each_member_asks(
+    members: dict[str, Any], learnt: Learnt, message: str
+) -> None:
+    settings = settings_of("combined", {"members": members})
+    with pytest.raises(ConfigError, match=message):
+        for asked in METHODS["combined"].asks(settings):
+            learnt.check("combined", **asked)
 
 
 @pytest.mark.parametrize(

@@ -72,7 +72,8 @@ class Recipe:
         (method, tagged validation batches) -> the settings that the paper chooses by tags, if it does.
         A `Batch` holds no mask, so none can be read.
     asks
-        settings -> what its denoiser must have learnt, as `Learnt.check` takes it.
+        settings -> what its denoiser must have learnt, each as `Learnt.check` takes it: one entry, or one for each
+        method that is combined.
     """
 
     settings: type
@@ -80,7 +81,7 @@ class Recipe:
     reads: str
     make: Callable[[Any, Any], Method]
     choose: Callable[[Any, Iterable[Batch]], Choice] | None = None
-    asks: Callable[[Any], Mapping[str, Any]] = lambda _: {}
+    asks: Callable[[Any], tuple[Mapping[str, Any], ...]] = lambda _: ()
 
     def needs_of(self, settings: Any) -> tuple[str, ...]:
         """Networks that it cannot do without under these settings."""
@@ -123,14 +124,14 @@ METHODS: Mapping[str, Recipe] = {
         ("denoiser",),
         "tags",
         lambda n, s: CDM(n.denoiser, n.schedule, None, s),
-        asks=lambda _: {"conditional": True},
+        asks=lambda _: ({"conditional": True},),
     ),
     "cg_cdm": Recipe(
         CDMSettings,
         ("denoiser", "classifier"),
         "tags",
         lambda n, s: CDM(n.denoiser, n.schedule, n.classifier, s),
-        asks=lambda _: {"conditional": True},
+        asks=lambda _: ({"conditional": True},),
     ),
     "anofpdm": Recipe(
         AnoFPDMSettings,
@@ -138,28 +139,28 @@ METHODS: Mapping[str, Recipe] = {
         "tags",
         lambda n, s: AnoFPDM(n.denoiser, n.schedule, s),
         choose=choose_anofpdm,
-        asks=lambda _: {"conditional": True, "null": True},
+        asks=lambda _: ({"conditional": True, "null": True},),
     ),
     "cg_diff": Recipe(
         CGDiffSettings,
         ("denoiser", "classifier"),
         "tags",
         lambda n, s: CGDiff(n.denoiser, n.schedule, n.classifier, s),
-        asks=lambda s: {"conditional": s.condition == "healthy", "null": s.condition == "null"},
+        asks=lambda s: ({"conditional": s.condition == "healthy", "null": s.condition == "null"},),
     ),
     "ddib": Recipe(
         DDIBSettings,
         ("denoiser",),
         "tags",
         lambda n, s: DDIB(n.denoiser, n.schedule, s),
-        asks=lambda _: {"conditional": True, "null": True},
+        asks=lambda _: ({"conditional": True, "null": True},),
     ),
     "anoddpm": Recipe(
         AnoDDPMSettings,
         ("denoiser",),
         "tags",
         lambda n, s: AnoDDPM(n.denoiser, n.schedule, s),
-        asks=lambda s: {"only_tag": 0, "noise": s.noise},
+        asks=lambda s: ({"only_tag": 0, "noise": s.noise},),
     ),
     "grad_cam": _cam("grad_cam"),
     "grad_cam_pp": _cam("grad_cam_pp"),
@@ -172,7 +173,7 @@ METHODS: Mapping[str, Recipe] = {
         lambda n, s: Combined(
             {name: r.make(n, own) for name, (r, own) in zip(s.members, _members(s), strict=True)}, s
         ),
-        asks=lambda s: {key: value for r, own in _members(s) for key, value in r.asks(own).items()},
+        asks=lambda s: tuple(asked for r, own in _members(s) for asked in r.asks(own)),
     ),
     "unet": _supervised("segmenter"),
     "textdiff": _supervised("textdiff"),
