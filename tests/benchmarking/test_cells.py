@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -191,14 +192,16 @@ def test_tuned_by_tags_none_and_by_a_file(world: Path) -> None:
     assert by_file.run.experiment.mask.median == 5, "the row's own overrides come last"
 
 
-def leaked(world: Path) -> str:
-    """Make the run one that was trained on the test pictures."""
+def leaked(world: Path, folder: str = "images", name: str = "swap") -> str:
+    """Make the run one that was trained on the test pictures, which lie in a folder under another name."""
     from tagmask.jobs.prepare import prepare
     from tests.random_run import SLICES
 
-    text = (world / "cohort/test/labels.csv").read_text().replace("test", "swap")
+    text = (world / "cohort/test/labels.csv").read_text().replace("images/test", f"{folder}/{name}")
+    text = text.replace("test", "swap")
+    (world / "cohort/train" / folder).mkdir(exist_ok=True)
     for picture in (world / "cohort/test/images").iterdir():
-        shutil.copy(picture, world / "cohort/train/images" / picture.name.replace("test", "swap"))
+        shutil.copy(picture, world / "cohort/train" / folder / picture.name.replace("test", name))
     table = world / "cohort/train/labels.csv"
     table.write_text(table.read_text() + text.partition("\n")[2])
     shutil.rmtree(world / "cohort/val")
@@ -209,6 +212,15 @@ def leaked(world: Path) -> str:
     text = (world / "run/experiment.toml").read_text()
     (world / "run/experiment.toml").write_text(text.replace('"nowhere"', f'"{world}/prepared"'))
     return "was trained with"
+
+
+def forgotten(world: Path) -> None:
+    """Prepare the run's data as Tagmask once did, without the split of each file."""
+    leaked(world)
+    path = world / "prepared/fingerprint.json"
+    record = json.loads(path.read_text())
+    del record["splits"]
+    path.write_text(json.dumps(record))
 
 
 def one_tag(world: Path, tag: int) -> None:
@@ -243,6 +255,8 @@ def one_tag(world: Path, tag: int) -> None:
         ("val is missing", lambda w: {"data": 'val = "nowhere"'}, "nowhere"),
         ("train is missing", lambda w: {"data": 'train = "nowhere"'}, "nowhere"),
         ("leak", leaked, "was trained with"),
+        ("leak under a name twice given", lambda w: leaked(w, "more", "train"), "was trained with"),
+        ("splits not written down", forgotten, "Prepare it again"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

@@ -368,6 +368,8 @@ def test_sources_are_hashed_by_content(tmp_path: Path) -> None:
     record = json.loads((tmp_path / "out" / "fingerprint.json").read_text())
     path = tmp_path / "v1.nii.gz"
     assert record["sources"][str(path)] == hashlib.sha256(path.read_bytes()).hexdigest()
+    splits = {row["study"]: row["split"] for row in Prepared.open(tmp_path / "out").index}
+    assert record["splits"] == {p: splits[Path(p).name.partition(".")[0]] for p in record["sources"]}
     assert len(record["sources"]) == 3 and record["fingerprint"] == summary.fingerprint
     volume(path, seed=77)
     changed, _ = run(tmp_path, volumes(tmp_path)[:5] + volumes(tmp_path)[10:], overwrite=True)

@@ -28,7 +28,7 @@ from tagmask.benchmarking.trainings import training_of
 from tagmask.config import build, plain, read_toml
 from tagmask.data.prepared import Prepared
 from tagmask.errors import InputError, RunError
-from tagmask.io import atomic_write, stem
+from tagmask.io import atomic_write
 from tagmask.methods import settings_of
 from tagmask.networks.kinds import reads_text
 from tagmask.runs import Run
@@ -264,10 +264,15 @@ def _refuse_leak(run: Run, needs: Sequence[str], fold: Fold) -> None:
     for home, folder in _lessons(run, needs):
         if not (folder / "settings.json").is_file():
             continue
-        seen = {row["study"]: row["split"] for row in Prepared.open(folder).index}
-        sources = json.loads((folder / "fingerprint.json").read_text(encoding="utf-8")).get("sources", {})
-        for path, sha in sources.items():
-            split = seen.get(stem(Path(path)))
+        record = json.loads((folder / "fingerprint.json").read_text(encoding="utf-8"))
+        if "splits" not in record:
+            raise RunError(
+                "was prepared by an earlier Tagmask, which did not write down which files are of which split.",
+                where=folder,
+                repair="Prepare it again, with the same settings: its fingerprint stays, and so do its runs.",
+            )
+        for path, sha in record["sources"].items():
+            split = record["splits"][path]
             if split in ("train", "val") and sha in fold.images:
                 raise RunError(
                     f"was trained with {path} in its {split} split, which is among the images of {fold.title}.",

@@ -77,6 +77,7 @@ class PreparedWriter:
             **(record or {}),
         }
         self._sources: dict[str, str] = {}
+        self._splits: dict[str, str] = {}
         self._texts: list[tuple[int, str]] = []
         # Version and origin are recorded but no part of the fingerprint: equal data stay equal.
         identity = {key: value for key, value in self._settings.items() if key not in ("tagmask", "origin")}
@@ -131,7 +132,7 @@ class PreparedWriter:
         Parameters
         ----------
         rows
-            One for each slice; their `row` is set here.
+            One for each slice, all of one split; their `row` is set here.
         image : (n, C, S, S) float32
         mask : (n, S, S) bool or uint8, optional
             For a supervised folder.
@@ -149,6 +150,7 @@ class PreparedWriter:
         content = [list(sources.values()), [_line(r)[1:] for r in rows], *([said] if any(said) else [])]
         self._hash.update(_canonical(content))
         self._sources.update(sources)
+        self._splits.update(dict.fromkeys(sources, rows[0]["split"]))
         self._texts += [(self.rows + i, text) for i, text in enumerate(said) if text]
         for number, row in enumerate(rows, self.rows):
             self._index.writerow(_line({**row, "row": number}))
@@ -183,6 +185,7 @@ class PreparedWriter:
             "tagmask": _version(),
             "index": sha256(self._temporary / "index.csv"),
             "sources": self._sources,
+            "splits": self._splits,
         }
         if self._texts:
             self._table("texts.csv", [TEXT_COLUMNS, *self._texts])
