@@ -1,7 +1,7 @@
 """Slices per second against a plain transcription of the published loop, and training steps against a plain one.
 
     python benchmarks/speed.py            the table at the sizes a laptop finishes in some minutes
-    python benchmarks/speed.py --full     paper-size networks at 64, 128 and 256 px too
+    python benchmarks/speed.py --full     the networks of experiments/papers/cdm-brats.toml at 64, 128 and 256 px too
     python benchmarks/speed.py --train    training steps only
 
 The plain loop sends one slice at a time through the network, each condition by itself, as the published script does;
@@ -15,6 +15,8 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -22,6 +24,7 @@ from torch import Tensor
 from tagmask.diffusion.guidance import classifier_guidance, label_gradient
 from tagmask.diffusion.noise import gaussian
 from tagmask.diffusion.schedule import NoiseSchedule
+from tagmask.experiment import load_experiment
 from tagmask.methods.cdm import CDM, CDMSettings
 from tagmask.networks.classifier import Classifier, ClassifierSettings
 from tagmask.networks.denoiser import Denoiser, DenoiserSettings
@@ -29,9 +32,21 @@ from tagmask.objectives import Draws, denoise
 from tagmask.pace import Pace
 from tagmask.types import Batch
 
-SMALL = {"widths": (64, 96, 128), "attention": (2,), "blocks": 1}
-PAPER = {"widths": (128, 128, 256, 256), "attention": (3,), "blocks": 3}
+Shape = tuple[DenoiserSettings, ClassifierSettings]
+
+SMALL = (
+    DenoiserSettings(widths=(64, 96, 128), attention=(2,)),
+    ClassifierSettings(widths=(64, 96, 128), attention=(2,)),
+)
+PAPER = Path(__file__).parents[1] / "experiments" / "papers" / "cdm-brats.toml"
 STAGES = 2
+
+
+def paper_shape() -> Shape:
+    """The networks that Hu et al. 2023 train on BraTS."""
+    experiment = load_experiment(PAPER)
+    assert experiment.denoiser and experiment.classifier
+    return experiment.denoiser, experiment.classifier
 
 
 def randomised(module: torch.nn.Module) -> torch.nn.Module:
@@ -91,12 +106,10 @@ def seconds(work: Callable[[], Tensor], device: str) -> tuple[float, Tensor]:
     return time.perf_counter() - start, result
 
 
-def inference_row(
-    size: int, shape: dict[str, object], guided: bool, device: str, slices: int, repeats: int
-) -> str:
+def inference_row(size: int, shape: Shape, guided: bool, device: str, slices: int, repeats: int) -> str:
     """One line of the table."""
-    denoiser = randomised(Denoiser(DenoiserSettings(size=size, **shape)))  # type: ignore[arg-type]
-    classifier = randomised(Classifier(ClassifierSettings(size=size, **shape))) if guided else None  # type: ignore[arg-type]
+    denoiser = randomised(Denoiser(replace(shape[0], size=size)))
+    classifier = randomised(Classifier(replace(shape[1], size=size))) if guided else None
     for module in filter(None, (denoiser, classifier)):
         module.to(device=device, memory_format=torch.channels_last)
     settings = CDMSettings(noise_level=400, stages=STAGES, tau=0.5)
@@ -123,7 +136,7 @@ def inference_row(
 
 def training_row(size: int, device: str, repeats: int, steps: int = 3, batch: int = 16) -> str:
     """Steps per second in bf16 against fp32, network of the small experiments."""
-    denoiser = randomised(Denoiser(DenoiserSettings(size=size, patch=2, **SMALL))).requires_grad_().to(device)  # type: ignore[arg-type]
+    denoiser = randomised(Denoiser(replace(SMALL[0], size=size, patch=2))).requires_grad_().to(device)
     optimizer = torch.optim.AdamW(denoiser.parameters(), lr=1e-4)
     schedule = NoiseSchedule.linear()
     image = torch.rand(batch, 1, size, size, device=device) * 2 - 1
@@ -175,9 +188,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     }
     print(f"{'method':7}" + "".join(f"{name:>{width}}" for name, width in columns.items()))
     gpu = options.device == "cuda"
-    for shape in (SMALL, PAPER):
+    for shape in (SMALL, paper_shape()):
         for size in options.sizes:
-            if shape is PAPER and size > 64 and not (options.full or gpu):
+            if shape is not SMALL and size > 64 and not (options.full or gpu):
                 continue
             slices = max(4, 1024 // size) * (4 if gpu else 1)
             for guided in (False, True):
