@@ -19,6 +19,11 @@ __all__ = ["TrainingState"]
 KEPT = 2
 
 
+def _by_step(folder: Path, name: str) -> list[Path]:
+    """Give the checkpoints of a network, oldest first. Names have six digits, or more: their order is none of steps."""
+    return sorted(folder.glob(f"{name}-*.safetensors"), key=lambda path: int(path.stem.rpartition("-")[2]))
+
+
 @dataclass(frozen=True)
 class TrainingState:
     """All that changes while a network is trained, but the step.
@@ -53,7 +58,7 @@ class TrainingState:
             record["looks"] = self.selection.looks
         folder.mkdir(exist_ok=True)
         write_checkpoint(folder / f"{name}-{step:06d}.safetensors", tensors, record)
-        for stale in sorted(folder.glob(f"{name}-*.safetensors"))[:-KEPT]:
+        for stale in _by_step(folder, name)[:-KEPT]:
             stale.unlink()
 
     def load(self, folder: Path, name: str) -> int:
@@ -64,7 +69,7 @@ class TrainingState:
         RunError
             A damaged file, or one of a training with another backbone or text encoder.
         """
-        found = sorted(folder.glob(f"{name}-*.safetensors"))
+        found = _by_step(folder, name)
         if not found:
             return 0
         tensors, record = read_checkpoint(found[-1])

@@ -117,7 +117,7 @@ class Trainer:
         self.step = self.state.load(self.run.path / "checkpoints", self.name)
         self.average.to(self.accelerator.device)
         self.learner, self.optimizer = self.accelerator.prepare(Learner(network, self.schedule, s), optimizer)
-        self.log = TrainingLog(self.run.path / "log")
+        self.log = TrainingLog(self.run.path / "log", self.name, start=self.step)
 
     def run_to_end(self) -> None:
         """Train to the last step, write the averaged weights.
