@@ -222,3 +222,13 @@ def test_series_are_found(tmp_path: Path) -> None:
     (tmp_path / "other").mkdir()
     assert case_files(tmp_path) == [tmp_path / "a", tmp_path / "b"]
     assert case_files(tmp_path / "a") == [tmp_path / "a"]
+
+
+def test_images_beside_a_series_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    save_series(tmp_path, PIXELS, HEIGHTS)
+    assert case_files(tmp_path) == [tmp_path] and not caplog.text
+    (tmp_path / "scan.nii.gz").write_bytes(b"x")
+    (tmp_path / "bare.dcm").write_bytes(b"x")  # DICOM files may lack the mark that tells them
+    save_series(tmp_path / "second", PIXELS, HEIGHTS)
+    assert case_files(tmp_path) == [tmp_path]
+    assert "beside the DICOM files are not taken: scan.nii.gz, second." in caplog.text

@@ -43,6 +43,19 @@ def test_folders_without_cases(tmp_path: Path) -> None:
         case_files(tmp_path / "nowhere")
 
 
+def test_folders_that_are_not_entered_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for name in ("p1/scan.nii.gz", "p2/deep/down/scan.png", "notes/readme.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    with pytest.raises(
+        InputError, match=r"holds no image, but folders with images: p1, p2\. Give these folders"
+    ):
+        case_files(tmp_path)
+    (tmp_path / "top.nii.gz").write_bytes(b"x")
+    assert case_files(tmp_path) == [tmp_path / "top.nii.gz"]
+    assert "not taken: p1, p2." in caplog.text and "notes" not in caplog.text
+
+
 def test_paths_that_lead_nowhere(tmp_path: Path) -> None:
     (tmp_path / "dangling.nii").symlink_to(tmp_path / "gone.nii")
     (tmp_path / "loop.nii").symlink_to(tmp_path / "loop.nii")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 
@@ -10,8 +11,11 @@ from tagmask.io import dicom
 
 __all__ = ["PathLike", "case_files", "stem"]
 
+log = logging.getLogger(__name__)
+
 PathLike = str | os.PathLike[str]
-_SUFFIXES = (".nii.gz", ".nii", ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".dcm", ".dicom", ".ima")
+_DICOM = (".dcm", ".dicom", ".ima")
+_SUFFIXES = (".nii.gz", ".nii", ".png", ".jpg", ".jpeg", ".tif", ".tiff", *_DICOM)
 
 
 def stem(path: PathLike) -> str:
@@ -31,7 +35,8 @@ def case_files(folder: PathLike) -> list[Path]:
     """List the inputs in a folder, sorted: NIfTI, picture and DICOM files, sub-folders with DICOM files.
 
     A folder that itself holds DICOM files is one input. Hidden files are skipped; links that lead nowhere are
-    listed, so that the case is reported and not lost.
+    listed, so that the case is reported and not lost. Other folders are not entered: masks and results may lie in
+    them. What is left out so, or lies beside a DICOM series, is named in a warning.
 
     Raises
     ------
@@ -45,15 +50,25 @@ def case_files(folder: PathLike) -> list[Path]:
         raise InputError(
             f"The folder cannot be read ({error.strerror}).", where=folder, repair="Check it."
         ) from None
+    folders = [p for p in members if p.is_dir()]
+    images = [p for p in members if p not in folders and p.name.lower().endswith(_SUFFIXES)]
     if _holds_dicom(folder):
-        return [folder]
-    found = [p for p in members if (_holds_dicom(p) if p.is_dir() else p.name.lower().endswith(_SUFFIXES))]
+        found = [folder]
+        left = [p.name for p in images if not p.name.lower().endswith(_DICOM) and not dicom.is_dicom(p)]
+        left += [p.name for p in folders if _holds_images(p)]
+    else:
+        found = sorted(images + [p for p in folders if _holds_dicom(p)])
+        left = [p.name for p in folders if p not in found and _holds_images(p)]
+    listed = ", ".join(left[:3]) + (f" and {len(left) - 3} more" if len(left) > 3 else "")
     if not found:
         raise InputError(
-            "The folder holds no image.",
+            f"The folder holds no image{f', but folders with images: {listed}' if left else ''}.",
             where=folder,
-            repair="Give a folder of NIfTI, DICOM, PNG, JPEG or TIFF.",
+            repair="Give these folders." if left else "Give a folder of NIfTI, DICOM, PNG, JPEG or TIFF.",
         )
+    if left:
+        kind = "beside the DICOM files" if found == [folder] else "in folders of their own"
+        log.warning("%s: images %s are not taken: %s. Name them, to have them too.", folder, kind, listed)
     return found
 
 
@@ -64,3 +79,12 @@ def _holds_dicom(folder: Path) -> bool:
         )
     except OSError:
         return False
+
+
+def _holds_images(folder: Path) -> bool:
+    """Whether a file below the folder is called like an image, or is DICOM where it lies right in it."""
+    return _holds_dicom(folder) or any(
+        name.lower().endswith(_SUFFIXES) and not name.startswith(".")
+        for _, _, names in os.walk(folder)
+        for name in names
+    )
