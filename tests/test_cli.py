@@ -284,6 +284,14 @@ def test_every_option_of_prepare_arrives(run: Run, stand_in: Callable[..., Any])
     }
 
 
+def test_percentiles_that_would_not_be_read_are_refused(run: Run, stand_in: Callable[..., Any]) -> None:
+    stand_in("prepare", Result())
+    for other in (("--normalise", "slice"), ("--window", 0, 255)):
+        result = run("prepare", "t.csv", "-o", "o", "--percentiles", 1, 99, *other)
+        assert result.code == 2 and "--percentiles would not be read" in result.err
+    assert run("prepare", "t.csv", "-o", "o", "--percentiles", 1, 99).code == 0
+
+
 def test_prepare_has_the_defaults_of_python(run: Run, stand_in: Callable[..., Any]) -> None:
     signature = inspect.signature(tagmask.prepare)
     called = stand_in("prepare", Result())

@@ -186,6 +186,12 @@ def test_splits_are_drawn_where_there_are_none(tmp_path: Path) -> None:
     assert again.fingerprint == summary.fingerprint != other.fingerprint
 
 
+def test_a_share_is_refused_where_splits_are_given(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"t\.csv: val_fraction = 0\.4, but splits are given already"):
+        run(tmp_path, volumes(tmp_path), val_fraction=0.4)
+    assert not (tmp_path / "out").exists()
+
+
 def test_splits_drawn_from_a_table_of_one_split_are_doubted(tmp_path: Path) -> None:
     """The pictures to learn from would be parted once more, and a third of them never be learnt from."""
     for i in range(20):

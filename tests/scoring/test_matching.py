@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tagmask.errors import InputError, TableError
+from tagmask.errors import ConfigError, InputError, TableError
 from tagmask.scoring.matching import open_results, picture_positions, slice_info, truth_cases
 
 
@@ -104,12 +104,23 @@ def test_tags_come_from_the_table_then_from_what_was_given(tmp_path: Path) -> No
     assert info is not None and (info.patient, info.tag, info.tag_source) == ("test0", None, "none")
 
 
+def test_masks_without_a_manifest_are_not_said_to_have_read_tags_alone(tmp_path: Path) -> None:
+    picture(tmp_path / "masks" / "test0.png")
+    assert open_results(tmp_path / "masks").reads == "unknown"
+
+
+def test_a_table_beside_a_truth_that_has_one_is_refused(tmp_path: Path) -> None:
+    root = data(tmp_path / "data")
+    with pytest.raises(ConfigError, match="would not be read"):
+        truth_cases(root / "test", root / "test" / "labels.csv")
+
+
 def test_the_manifest_names_images_that_are_still_there(tmp_path: Path) -> None:
     image = picture(tmp_path / "i.png")
     inputs = {"test0": [str(image)], "gone": ["/nowhere/x.png"]}
     found = open_results(results(tmp_path / "r", "", {"inputs": inputs}))
     assert found.images("test0") == (image,) and found.images("gone") == found.images("never") == ()
-    assert found.title == "r" and found.reads == "tags"
+    assert found.title == "r" and found.reads == "unknown"
 
 
 def test_where_image_level_scores_come_from(tmp_path: Path) -> None:

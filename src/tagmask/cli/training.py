@@ -111,8 +111,12 @@ def prepare(
         Path | None, typer.Option(help="Folder of masks; goes before what the table names.")
     ] = None,
     mask_labels: MaskLabels = None,
-    val_fraction: Annotated[float, typer.Option(help="Share of patients, where splits are drawn.")] = 0.15,
-    test_fraction: Annotated[float, typer.Option(help="Share of patients, where splits are drawn.")] = 0.2,
+    val_fraction: Annotated[
+        float | None, typer.Option(help="Share of patients, where splits are drawn; by default 0.15.")
+    ] = None,
+    test_fraction: Annotated[
+        float | None, typer.Option(help="Share of patients, where splits are drawn; by default 0.2.")
+    ] = None,
     seed: Seed = 0,
     workers: Annotated[int, typer.Option(help="Studies read at a time.")] = 1,
     overwrite: Overwrite = False,
@@ -143,6 +147,11 @@ def prepare(
         channels=integers(channels, "--channels"),
         tissue=tissue,
     )
+    if percentiles is not None and settings.normalise != "volume":
+        raise ConfigError(
+            f"--percentiles would not be read: grey values are normalised by {settings.normalise}.",
+            repair="Leave it out, or use --normalise volume.",
+        )
     with counter("preparing") as report:
         summary = job(
             table,

@@ -51,8 +51,8 @@ def prepare(
     untagged: bool = False,
     masks: Path | str | None = None,
     mask_labels: tuple[int, ...] | None = None,
-    val_fraction: float = 0.15,
-    test_fraction: float = 0.2,
+    val_fraction: float | None = None,
+    test_fraction: float | None = None,
     seed: int = 0,
     workers: int = 1,
     overwrite: bool = False,
@@ -90,7 +90,7 @@ def prepare(
     mask_labels
         Values of a mask that count; None is every value above 0.
     val_fraction, test_fraction, seed
-        Shares of patients, where splits are drawn.
+        Shares of patients, 0.15 and 0.2 by default, where splits are drawn. A share is refused where they are given.
     workers
         Studies read at a time. The result does not depend on it.
     overwrite
@@ -118,6 +118,9 @@ def prepare(
             "Masks are given, but only a supervised preparation reads them.", repair="Add --supervised."
         )
     refuse_existing(Path(out), overwrite)
+    named = {"val_fraction": val_fraction, "test_fraction": test_fraction}
+    shares = {name: share for name, share in named.items() if share is not None}
+    draw = Draw(shares.get("val_fraction", Draw.val), shares.get("test_fraction", Draw.test), seed)
     converted = 0
 
     def each(function: Callable[[A], B], items: Iterable[A]) -> Iterator[B]:
@@ -134,10 +137,16 @@ def prepare(
         plane=settings.plane,
         tag=tag,
         mask_labels=mask_labels,
-        draw=Draw(val_fraction, test_fraction, seed),
+        draw=draw,
         each=each,
     )
     cases = cohort.cases
+    if cohort.drawn is None and shares:
+        raise ConfigError(
+            f"{' and '.join(f'{name} = {share}' for name, share in shares.items())}, but splits are given already.",
+            where=table,
+            repair="Leave it out, or take the splits out of the table.",
+        )
     check_splits(cases)
     tags = not (supervised or untagged)
     if not untagged:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from tagmask.data.table import Case, by_study, read_table
-from tagmask.errors import InputError, TableError
+from tagmask.errors import ConfigError, InputError, TableError
 from tagmask.io import case_files, stem
 from tagmask.scoring.trivial import relative_positions
 
@@ -83,9 +83,12 @@ class Results:
 
     @property
     def reads(self) -> str:
-        """What the method was allowed to see: its training, and tags of these slices if it was handed any."""
+        """What the method was allowed to see: its training, and tags of these slices if it was handed any.
+
+        "unknown" for masks that come without a manifest.
+        """
         given = any(line.get("tag_source") == "given" for lines in self.slices.values() for line in lines)
-        return str(self.manifest.get("reads", "tags")) + (", tags of these slices" if given else "")
+        return str(self.manifest.get("reads", "unknown")) + (", tags of these slices" if given else "")
 
     @property
     def title(self) -> str:
@@ -198,6 +201,8 @@ def truth_cases(truth: Path, table: Path | None = None, *, tag: str = "label") -
 
     Raises
     ------
+    ConfigError
+        A table beside a truth that has one.
     InputError
         Nothing there, or no masks found.
     """
@@ -207,6 +212,11 @@ def truth_cases(truth: Path, table: Path | None = None, *, tag: str = "label") -
             "there is no such file or folder.", where=truth, repair="Give masks, a table, or a data folder."
         )
     listed = truth.is_file() or (truth / "labels.csv").is_file() or any(truth.glob("*/labels.csv"))
+    if listed and table is not None:
+        raise ConfigError(
+            f"--table {table} would not be read: {truth} has tags of its own.",
+            repair="Leave it out, or give the folder of masks alone as the truth.",
+        )
     if listed:
         found = _from_table(read_table(truth, tag=tag))
     else:
