@@ -11,6 +11,8 @@ from tagmask.diffusion.guidance import classifier_free_guidance, classifier_guid
 from tagmask.diffusion.schedule import NoiseSchedule, ScheduleSettings
 from tagmask.errors import ConfigError
 
+GOLDEN = Path(__file__).parents[1] / "golden"
+
 # ᾱ at the array index i = t - 1 of published code.
 KNOWN = {
     ("linear", 1000): {
@@ -83,8 +85,8 @@ def test_ddim_equals_diffusers() -> None:
 
 @pytest.mark.parametrize("i", [0, 1, 50, 399, 998])
 @pytest.mark.parametrize("clip", [0, 1])
-def test_one_step_equals_the_published_code(shared: Path, i: int, clip: int) -> None:
-    golden = np.load(shared / "golden" / "steps.npz")
+def test_one_step_equals_the_published_code(i: int, clip: int) -> None:
+    golden = np.load(GOLDEN / "steps.npz")
     x, eps, grad = (torch.from_numpy(golden[k]) for k in ("x", "eps", "grad"))
     schedule, t = NoiseSchedule.linear(), i + 1
 

@@ -15,16 +15,16 @@ from tagmask.methods.anofpdm import AnoFPDM, AnoFPDMSettings
 from tagmask.types import Batch
 from tests.anofpdm_worlds import SCHEDULE, method, oracle, passage, study, two_tags
 
+GOLDEN = Path(__file__).parents[1] / "golden"
+
 # against the published code
 
 
-def test_the_published_settings_reproduce_the_published_code(
-    shared: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with np.load(shared / "golden" / "anofpdm_published.npz", allow_pickle=False) as file:
+def test_the_published_settings_reproduce_the_published_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    with np.load(GOLDEN / "anofpdm_published.npz", allow_pickle=False) as file:
         golden = {key: torch.from_numpy(file[key]) for key in file.files}
 
-    class Toy:  # written down in golden/meta.json; i = t - 1
+    class Toy:  # written down in golden/README.md; i = t - 1
         def embed(self, y: int | None) -> Tensor:
             return torch.tensor([[0.0 if y is None else 1.0]])
 
