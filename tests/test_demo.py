@@ -55,5 +55,5 @@ def test_the_target_is_found(masks: Path) -> None:
     truth = DEMO / "hippocampus" / "masks"
     found = evaluate(masks / "masks", truth, table=masks / "labels.csv", out=masks / "evaluation", draws=20)
     # All-foreground has .16; a map turned, mirrored or shifted by a few slices falls to about as much.
-    ours, rest = found.value("dice"), found.value("dice", row="all-foreground")
+    ours, rest = found.value("dice"), found.value("dice", row="all_foreground")
     assert ours is not None and rest is not None and ours > 0.3 > 0.2 > rest
