@@ -102,7 +102,7 @@ def _check_page(path: Path, page: Any, size: int) -> None:
         raise InputError(
             f"The TIFF holds {page.samplesperpixel} samples of {page.dtype} ({page.photometric!s}).",
             where=path,
-            repair="Save it as grey or RGB, 8 or 16 bit.",
+            repair="Save it as grey or RGB, 8 or 16 bit without sign.",
         )
     if page.imagedepth != 1 or page.ndim not in (2, 3):
         raise InputError(
