@@ -22,19 +22,19 @@ from typing import Any
 
 import torch
 
-from tagmask.attachments import TextReader, attach_backbone, open_reader
-from tagmask.chosen import with_chosen
 from tagmask.config import build, plain
 from tagmask.data.prepared import Prepared
 from tagmask.errors import ConfigError, RunError
 from tagmask.experiment import Experiment, load_experiment, overridden
-from tagmask.identity import keep_shots, refuse_difference, refuse_other_data, shots_of
+from tagmask.frozen_parts import TextReader, attach_backbone, open_reader
 from tagmask.io import atomic_write
 from tagmask.machine import environment
 from tagmask.methods import METHODS, Networks, settings_of
 from tagmask.networks import weights
 from tagmask.networks.kinds import MASK_LEARNERS, NETWORKS, reads_text
+from tagmask.resume import keep_shots, refuse_difference, refuse_other_data, shots_of
 from tagmask.slices import SliceSettings
+from tagmask.tuned_settings import with_chosen
 from tagmask.types import Method
 
 __all__ = ["Run"]

@@ -16,7 +16,7 @@ from tagmask.diffusion.schedule import NoiseSchedule
 from tagmask.errors import ConfigError, InputError, RunError, SecurityError, TagmaskError
 from tagmask.jobs.import_weights import import_weights
 from tagmask.networks import weights
-from tagmask.networks.adm import PUBLISHED
+from tagmask.networks.adm_checkpoint import PUBLISHED
 from tagmask.networks.denoiser import Denoiser
 from tagmask.networks.features import FeatureSettings
 from tests.networks.adm_state import published_state

@@ -13,10 +13,10 @@ import torch
 
 from tagmask.data.prepared import Prepared
 from tagmask.errors import ConfigError, InputError, RunError, TagmaskError
-from tagmask.identity import mask_rows
 from tagmask.jobs.train import train
 from tagmask.networks import weights
 from tagmask.networks.checkpoints import read_checkpoint
+from tagmask.resume import mask_rows
 from tagmask.runs import Run
 from tests import toys
 

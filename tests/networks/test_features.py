@@ -15,7 +15,7 @@ from tagmask.config import build, plain
 from tagmask.diffusion.schedule import NoiseSchedule
 from tagmask.errors import ConfigError, RunError, SecurityError
 from tagmask.networks import weights
-from tagmask.networks.adm import adm_to_denoiser
+from tagmask.networks.adm_checkpoint import adm_to_denoiser
 from tagmask.networks.denoiser import Denoiser, DenoiserSettings
 from tagmask.networks.features import FeatureSettings, FrozenFeatures
 

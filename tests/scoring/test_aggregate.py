@@ -10,8 +10,8 @@ import pytest
 
 from tagmask.metrics import Counts
 from tagmask.scoring.aggregate import PER_PATIENT, PER_SLICE, SliceRecord, per_patient, summarise
+from tagmask.scoring.baselines import PositionPrior
 from tagmask.scoring.detection import image_level
-from tagmask.scoring.trivial import PositionPrior
 
 NAN = float("nan")
 

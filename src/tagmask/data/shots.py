@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from tagmask.data.csv_rows import read_rows
 from tagmask.data.prepared import Prepared
 from tagmask.data.sampling import keyed
-from tagmask.data.spreadsheet import read_rows
 from tagmask.errors import ConfigError
 from tagmask.io import atomic_write
 

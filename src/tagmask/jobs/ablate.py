@@ -24,8 +24,8 @@ from tagmask.io import atomic_write
 from tagmask.jobs.evaluate import EvaluateSettings, evaluate
 from tagmask.jobs.segment import segment
 from tagmask.machine import device_of, environment
-from tagmask.memo import Memo, Variant, lend
 from tagmask.methods import settings_of
+from tagmask.prediction_cache import PredictionCache, Variant, lend
 from tagmask.runs import Run
 from tagmask.scoring.matching import truth_cases
 from tagmask.scoring.scoreboard import write_csv, write_text
@@ -181,11 +181,11 @@ def _score(
 ) -> Iterator[Scored]:
     """Segment and evaluate every value of a walk; its maps are computed with the first."""
     out.mkdir(parents=True, exist_ok=True)
-    with closing(Memo(walk.predict, out)) as memo:
+    with closing(PredictionCache(walk.predict, out)) as cache:
         for i, value in enumerate(walk.values):
             target = out / "evaluations" / f"{kind}-{value}-seed{seed}"
             with tempfile.TemporaryDirectory(prefix=".ablate-", dir=out) as masks:
-                lent = lend(walk.run, Variant(memo, i, walk.settings[i]))
+                lent = lend(walk.run, Variant(cache, i, walk.settings[i]))
                 failed = segment(lent, inputs, out=masks, seed=seed, **options).failed
                 if not failed:
                     found = evaluate(masks, truth, out=target, settings=settings)

@@ -19,7 +19,16 @@ from tagmask.errors import GeometryError, InputError, TagmaskError
 from tagmask.io import case_files, read_mask, read_scores, read_study, same_grid, stem
 from tagmask.machine import environment
 from tagmask.panels import keep_panels
-from tagmask.scoring.ledger import Ledger
+from tagmask.scoring.accumulator import Accumulator
+from tagmask.scoring.baseline_rows import (
+    LoadedCase,
+    Row,
+    intensity_rows,
+    mean_mask_rows,
+    plain_rows,
+    position_prior,
+)
+from tagmask.scoring.baselines import relative_positions
 from tagmask.scoring.matching import (
     Results,
     TruthCase,
@@ -29,16 +38,7 @@ from tagmask.scoring.matching import (
     truth_cases,
 )
 from tagmask.scoring.protocol import EvaluateSettings
-from tagmask.scoring.rivals import (
-    LoadedCase,
-    Row,
-    intensity_rows,
-    mean_mask_rows,
-    plain_rows,
-    position_prior,
-)
 from tagmask.scoring.scoreboard import Evaluation, combine, plain
-from tagmask.scoring.trivial import relative_positions
 from tagmask.slices import SliceSettings, split
 from tagmask.types import Study
 
@@ -191,28 +191,28 @@ def evaluate(
     reader = _Reader(settings, _images(matched, found, images), picture_positions(cases, found), found)
     prepared = Prepared.open(train) if train is not None else None
     rows, notes = _rows(reader, matched, val, prepared, name or found.title)
-    ledger = Ledger(rows, settings, found.score_source(matched))
-    for case in _stream(reader, matched, ledger.failed):
-        ledger.enter(case)
-    ledger.check(results)
+    seen = Accumulator(rows, settings, found.score_source(matched))
+    for case in _stream(reader, matched, seen.failed):
+        seen.enter(case)
+    seen.check(results)
     given = {"table": table, "images": images, "val": val, "train": train}
     summary = plain(
         {
             **{"results": results, "truth": truth, "settings": {**asdict(settings), **given}},
-            **ledger.summary(),
-            "cases": _case_lists(found, cases, matched, ledger.failed),
+            **seen.summary(),
+            "cases": _case_lists(found, cases, matched, seen.failed),
             "notes": notes,
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "environment": environment(),
-            "image_level": ledger.image_level(position_prior(prepared)),
+            "image_level": seen.image_level(position_prior(prepared)),
             "files": {i: _files(reader, case) for i, case in matched.items()},
         }
     )
-    rows_of_method = (record.cells() for record in ledger.records["method"])
+    rows_of_method = (record.cells() for record in seen.records["method"])
     plane: Any = settings.plane
     keep_panels(out / "panels.npz", rows_of_method, plane, lambda i: reader.load(matched[i]).shown())
-    ledger.write(out, summary)
-    return Evaluation(out, summary, tuple(ledger.failed))
+    seen.write(out, summary)
+    return Evaluation(out, summary, tuple(seen.failed))
 
 
 def _rows(

@@ -9,7 +9,7 @@ from pathlib import Path
 from tagmask.config import build, override, plain, read_toml
 from tagmask.errors import ConfigError, InputError
 from tagmask.networks import weights
-from tagmask.networks.adm import PUBLISHED, adm_to_denoiser
+from tagmask.networks.adm_checkpoint import PUBLISHED, adm_to_denoiser
 from tagmask.networks.denoiser import DenoiserSettings
 from tagmask.networks.foreign import read_published
 
@@ -63,8 +63,8 @@ def import_weights(
     out
         The safetensors file to be.
     settings
-        Shape of the network: a name of `tagmask.networks.adm.PUBLISHED`, a TOML file that holds the settings or
-        has them as its table [denoiser], or the record itself.
+        Shape of the network: a name of `tagmask.networks.adm_checkpoint.PUBLISHED`, a TOML file that holds the
+        settings or has them as its table [denoiser], or the record itself.
     overrides
         `a=b` assignments on top.
     key

@@ -15,11 +15,11 @@ from typing import TypeVar
 import numpy as np
 
 from tagmask.data.cohort import Problem, check_splits, check_tags, doubts, picture_ranges
+from tagmask.data.prepare_summary import PreparedCase, PrepareSummary, SplitCount, Tally
 from tagmask.data.prepared import IndexRow
 from tagmask.data.prepared_writer import PreparedWriter, refuse_existing
 from tagmask.data.sources import mask_paths, masks_read, sha256
 from tagmask.data.table import SPLITS, TAG, Case, by_study
-from tagmask.data.tally import PreparedCase, PrepareSummary, SplitCount, Tally
 from tagmask.data.texts import text_doubts
 from tagmask.datasets.cohorts import Draw, open_cohort
 from tagmask.datasets.rows import plane_doubt, tag_doubts, wanted_slices

@@ -19,10 +19,10 @@ from tagmask.masks import no_threshold
 from tagmask.networks import weights
 from tagmask.pace import Pace
 from tagmask.runs import Run
-from tagmask.segmenting.bench import COLUMNS, Workbench
 from tagmask.segmenting.cases import by_image, source_names
 from tagmask.segmenting.output import clear, write_csv, write_json
 from tagmask.segmenting.presence import Tags
+from tagmask.segmenting.workbench import COLUMNS, Workbench
 
 __all__ = ["SegmentResult", "segment"]
 

@@ -18,7 +18,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tagmask.candidates import combinations, mask_part
 from tagmask.config import plain, read_toml, write_toml
 from tagmask.data.prepared import Prepared
 from tagmask.errors import ConfigError, InputError
@@ -30,6 +29,7 @@ from tagmask.methods import METHODS, settings_of
 from tagmask.metrics import auc
 from tagmask.runs import Run
 from tagmask.text import TextEncoder
+from tagmask.tuned_settings import combinations, mask_part
 from tagmask.types import Batch
 
 __all__ = ["TuneResult", "tune"]

@@ -16,8 +16,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tagmask.candidates import combinations, mask_part
-from tagmask.chosen import VAL_MASKS
 from tagmask.config import plain, read_toml, write_toml
 from tagmask.data.prepared import Prepared
 from tagmask.errors import ConfigError, InputError
@@ -27,6 +25,7 @@ from tagmask.masks import MaskSettings
 from tagmask.runs import Run
 from tagmask.scoring.thresholds import CANDIDATES, SHARES, best_threshold
 from tagmask.text import TextEncoder
+from tagmask.tuned_settings import VAL_MASKS, combinations, mask_part
 from tagmask.types import Method
 
 __all__ = ["MaskTuneResult", "tune_masks"]

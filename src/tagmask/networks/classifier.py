@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tagmask.errors import ConfigError
-from tagmask.networks.backbone import check_backbone, check_image, network_index
+from tagmask.networks.checks import check_image, check_unet, network_index
 
 __all__ = ["Classifier", "ClassifierSettings"]
 
@@ -61,7 +61,7 @@ class ClassifierSettings:
     classes: int = 2
 
     def __post_init__(self) -> None:
-        check_backbone(
+        check_unet(
             "classifier",
             size=self.size,
             channels=self.channels,

@@ -22,8 +22,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tagmask.errors import ConfigError
-from tagmask.networks.backbone import check_image, network_index
-from tagmask.networks.unet import DenoiserSettings, build_unet
+from tagmask.networks.adm_unet import DenoiserSettings, build_unet
+from tagmask.networks.checks import check_image, network_index
 
 __all__ = ["Denoiser", "DenoiserSettings"]
 

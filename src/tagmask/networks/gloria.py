@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tagmask.errors import ConfigError
-from tagmask.networks.backbone import check_image
+from tagmask.networks.checks import check_image
 from tagmask.types import TextTokens
 
 __all__ = ["Encoder", "Gloria", "GloriaSettings", "check_encoder"]

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from tagmask.errors import ConfigError
-from tagmask.networks.backbone import check_image
+from tagmask.networks.checks import check_image
 from tagmask.networks.norms import Norm, check_norm, norm_layer
 from tagmask.types import TextTokens
 

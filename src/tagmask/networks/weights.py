@@ -19,7 +19,7 @@ from tagmask.config import build, plain
 from tagmask.diffusion.schedule import NoiseSchedule
 from tagmask.errors import ConfigError, RunError, SecurityError
 from tagmask.io import atomic_write
-from tagmask.networks.adm import adm_to_classifier, adm_to_denoiser, fill
+from tagmask.networks.adm_checkpoint import adm_to_classifier, adm_to_denoiser, fill
 from tagmask.networks.classifier import Classifier
 from tagmask.networks.cnn import CNN
 from tagmask.networks.denoiser import Denoiser

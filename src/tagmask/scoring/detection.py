@@ -9,7 +9,7 @@ import numpy as np
 
 from tagmask.metrics import auc_interval
 from tagmask.scoring.aggregate import SliceRecord
-from tagmask.scoring.trivial import PositionPrior
+from tagmask.scoring.baselines import PositionPrior
 
 __all__ = ["image_level"]
 

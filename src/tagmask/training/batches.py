@@ -14,8 +14,8 @@ from tagmask.data.sampling import Sampler, keyed
 from tagmask.diffusion.simplex import noise_like
 from tagmask.errors import InputError
 from tagmask.objectives import Draws
-from tagmask.plan import TrainSettings
-from tagmask.training.kept import KeptFeatures
+from tagmask.train_settings import TrainSettings
+from tagmask.training.kept_features import KeptFeatures
 from tagmask.training.sentences import Sentences
 from tagmask.types import TextTokens
 

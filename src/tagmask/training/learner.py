@@ -18,7 +18,7 @@ from tagmask.networks.gloria_pair import GloriaPair
 from tagmask.networks.head import FeatureHead
 from tagmask.networks.pixel_classifier import PixelClassifier
 from tagmask.networks.textdiff import TextDiff, dice_on_logits
-from tagmask.plan import TrainSettings
+from tagmask.train_settings import TrainSettings
 from tagmask.training.batches import Lesson
 
 __all__ = ["Learner"]

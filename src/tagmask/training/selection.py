@@ -19,7 +19,7 @@ from tagmask.errors import InputError
 from tagmask.io import atomic_write
 from tagmask.metrics import counts, dice
 from tagmask.networks.head import FeatureHead
-from tagmask.training.kept import KeptFeatures
+from tagmask.training.kept_features import KeptFeatures
 from tagmask.types import TextTokens
 
 __all__ = ["Selection"]

@@ -29,8 +29,8 @@ from tagmask.io import write_png
 from tagmask.networks import weights
 from tagmask.networks.denoiser import Denoiser
 from tagmask.networks.kinds import MASK_LEARNERS
-from tagmask.plan import TrainSettings
 from tagmask.runs import Run
+from tagmask.train_settings import TrainSettings
 from tagmask.training.batches import TrainingBatches
 from tagmask.training.learner import Learner
 from tagmask.training.optimiser import learning_rate, make_optimizer

@@ -16,15 +16,15 @@ from tagmask.errors import ConfigError, InputError
 from tagmask.histogram import ScoreHistogram
 from tagmask.metrics import counts, hd95
 from tagmask.scoring.aggregate import PER_PATIENT, PER_SLICE, SliceRecord, per_patient, summarise
+from tagmask.scoring.baseline_rows import Filled, LoadedCase, Row
+from tagmask.scoring.baselines import PositionPrior
 from tagmask.scoring.detection import image_level
 from tagmask.scoring.matching import SliceInfo
 from tagmask.scoring.protocol import EvaluateSettings
 from tagmask.scoring.regions import region_rms
-from tagmask.scoring.rivals import Filled, LoadedCase, Row
 from tagmask.scoring.scoreboard import FLAT, flat, markdown, write_csv, write_text
-from tagmask.scoring.trivial import PositionPrior
 
-__all__ = ["SUBSETS", "Ledger"]
+__all__ = ["SUBSETS", "Accumulator"]
 
 SUBSETS = ("positives", "mixed")
 PR_CURVE = ("row", "subset", "recall", "precision", "threshold")
@@ -44,8 +44,8 @@ def _version() -> str | None:
 
 
 @dataclass
-class Ledger:
-    """The books of an evaluation.
+class Accumulator:
+    """What an evaluation has seen so far, and the files it becomes.
 
     Parameters
     ----------

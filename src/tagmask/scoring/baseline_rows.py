@@ -12,8 +12,8 @@ import numpy as np
 from tagmask.data.prepared import Prepared
 from tagmask.errors import InputError
 from tagmask.panels import Loaded
+from tagmask.scoring.baselines import IntensitySearch, MeanMask, PositionPrior
 from tagmask.scoring.matching import SliceInfo
-from tagmask.scoring.trivial import IntensitySearch, MeanMask, PositionPrior
 from tagmask.slices import SliceSettings, join, split
 from tagmask.thresholds import otsu
 from tagmask.types import Study

@@ -19,7 +19,7 @@ from tagmask.networks.kinds import reads_text
 from tagmask.text import TextEncoder, TextSettings
 from tagmask.text.bert import find_bert, hash_bert
 
-__all__ = ["BACKBONE", "ENCODER", "TextReader", "attach_backbone", "open_reader", "refuse_other_attachments"]
+__all__ = ["BACKBONE", "ENCODER", "TextReader", "attach_backbone", "open_reader", "refuse_other_parts"]
 
 BACKBONE, ENCODER = "backbone_sha256", "encoder_sha256"
 """Keys of the metadata of weights."""
@@ -112,7 +112,7 @@ def open_reader(
     return TextReader(encoder, needed=not getattr(network, "null_text", False))
 
 
-def refuse_other_attachments(learnt: Path, experiment: Experiment, *, name: str) -> None:
+def refuse_other_parts(learnt: Path, experiment: Experiment, *, name: str) -> None:
     """Refuse weights whose backbone or text encoder is another file now than the one they were learnt with.
 
     A file that is gone is not another one: what needs it will say so.

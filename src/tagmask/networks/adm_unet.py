@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tagmask.errors import ConfigError
-from tagmask.networks.backbone import check_backbone
+from tagmask.networks.checks import check_unet
 
 __all__ = ["ClassAttention", "DenoiserSettings", "build_unet"]
 
@@ -78,7 +78,7 @@ class DenoiserSettings:
     def __post_init__(self) -> None:
         if self.head_channels is None and self.heads is None:
             object.__setattr__(self, "head_channels", 32)  # so that records of the settings say it
-        check_backbone(
+        check_unet(
             "denoiser",
             size=self.size,
             channels=self.channels,
