@@ -27,7 +27,7 @@ from tagmask.benchmarking.published import Printed
 from tagmask.benchmarking.tables import DataTable, Line, show_number, show_printed, write_tables
 from tagmask.metrics import Counts
 from tagmask.scoring.aggregate import PER_SLICE, SliceRecord, summarise
-from tagmask.scoring.scoreboard import plain, write_csv
+from tagmask.scoring.scoreboard import to_json, write_csv
 
 
 def folds(*values: list[float]) -> list[dict[str, object]]:
@@ -197,7 +197,7 @@ def write_evaluation(folder: Path, patients: dict[str, tuple[int, int]]) -> None
     row = {"row": "method", "title": "M", "reads": "tags", "positives": subsets, "mixed": subsets}
     level = {"n": 0, "method": {"auc": math.nan}, "position": {"auc": math.nan, "fit": ""}, "detection": []}
     summary = {"rows": [row], "slices": {}, "truth": "", "hd95": {"unit": "px"}, "image_level": level}
-    (folder / "summary.json").write_text(json.dumps(plain(summary)))
+    (folder / "summary.json").write_text(json.dumps(to_json(summary)))
 
 
 # rows that are not complete

@@ -13,7 +13,7 @@ from tagmask.benchmarking.numbers import UNTESTED, Number, PairedTest
 from tagmask.benchmarking.protocol import METRIC_NAMES, Protocol
 from tagmask.benchmarking.published import Printed, published_table
 from tagmask.benchmarking.rows import Value
-from tagmask.scoring.scoreboard import plain, write_csv, write_text
+from tagmask.scoring.scoreboard import to_json, write_csv, write_text
 
 __all__ = ["CSV_COLUMNS", "DataTable", "Line", "show_number", "show_printed", "write_tables"]
 
@@ -115,7 +115,7 @@ def write_tables(
         "sets": {t.data: {"evaluated": t.facts, "hd95_unit": t.hd95_unit} for t in tables},
         "numbers": csv_lines,
     }
-    write_text(out / "table.json", json.dumps(plain(content), indent=1, ensure_ascii=False) + "\n")
+    write_text(out / "table.json", json.dumps(to_json(content), indent=1, ensure_ascii=False) + "\n")
     return text
 
 

@@ -38,7 +38,7 @@ from tagmask.scoring.matching import (
     truth_cases,
 )
 from tagmask.scoring.protocol import EvaluateSettings
-from tagmask.scoring.scoreboard import Evaluation, combine, plain
+from tagmask.scoring.scoreboard import Evaluation, combine, to_json
 from tagmask.slices import SliceSettings, split
 from tagmask.types import Study
 
@@ -196,7 +196,7 @@ def evaluate(
         seen.enter(case)
     seen.check(results)
     given = {"table": table, "images": images, "val": val, "train": train}
-    summary = plain(
+    summary = to_json(
         {
             **{"results": results, "truth": truth, "settings": {**asdict(settings), **given}},
             **seen.summary(),

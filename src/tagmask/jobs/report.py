@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tagmask.errors import InputError
 from tagmask.io import atomic_write
-from tagmask.reporting.evaluation import Evaluation, read_evaluation
+from tagmask.reporting.evaluation import StoredEvaluation, read_evaluation
 from tagmask.reporting.numbers import comparison, explanation, numbers, verdict
 from tagmask.reporting.page import Html, join, page, tag
 from tagmask.reporting.pictures import charts, gallery
@@ -63,7 +63,7 @@ def report(results: Sequence[Path | str], *, out: Path | str) -> Path:
     return target
 
 
-def _names(evaluations: Sequence[Evaluation]) -> list[str]:
+def _names(evaluations: Sequence[StoredEvaluation]) -> list[str]:
     """Name each evaluation by its method; where methods repeat by its folder too, then by a number."""
     titles = [str(e.method.get("title") or "method") for e in evaluations]
     folders = [e.folder.resolve().name for e in evaluations]
@@ -71,7 +71,7 @@ def _names(evaluations: Sequence[Evaluation]) -> list[str]:
     return [n if names.count(n) == 1 else f"{n} {k}" for k, n in enumerate(names, 1)]
 
 
-def _head(title: str, evaluations: Sequence[Evaluation]) -> Html:
+def _head(title: str, evaluations: Sequence[StoredEvaluation]) -> Html:
     """Say what this is, of what, and what it is not."""
     made = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     try:
@@ -88,7 +88,7 @@ def _head(title: str, evaluations: Sequence[Evaluation]) -> Html:
     )
 
 
-def _section(name: str, evaluation: Evaluation, of: int) -> Html:
+def _section(name: str, evaluation: StoredEvaluation, of: int) -> Html:
     """Say all about one evaluation."""
     return tag(
         "section",

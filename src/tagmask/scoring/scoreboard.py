@@ -23,7 +23,7 @@ __all__ = [
     "combined_markdown",
     "flat",
     "markdown",
-    "plain",
+    "to_json",
     "write_csv",
     "write_text",
 ]
@@ -259,12 +259,12 @@ def _mean_sd(cell: Mapping[str, Any]) -> str:
     return f"{cell['mean']:.3f}" + (f" ± {cell['sd']:.3f}" if math.isfinite(cell["sd"]) else "")
 
 
-def plain(value: Any) -> Any:
+def to_json(value: Any) -> Any:
     """Turn a summary into what JSON knows: paths are strings, undefined numbers are null."""
     if isinstance(value, Mapping):
-        return {str(k): plain(v) for k, v in value.items()}
+        return {str(k): to_json(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
-        return [plain(v) for v in value]
+        return [to_json(v) for v in value]
     if isinstance(value, float | np.floating):
         return float(value) if math.isfinite(value) else None
     return str(value) if isinstance(value, Path) else value
