@@ -175,7 +175,7 @@ def test_mean_interval_and_test_are_of_the_same_patients(tmp_path: Path) -> None
         truth = {f"p{i}": (tp, fp) for i in range(2)}
         write_evaluation(folder, truth)
         repeats.append(Repeat("", {"positives": folder}))
-    protocol = Protocol(setups=("positives",), metrics=("dice",), averaging="patient", draws=50)
+    protocol = Protocol(setups=("positives",), metrics=("dice",), averaging="patient", resamples=50)
     row = read_row(repeats, "method", protocol)
     number = row.numbers["positives", "dice"]
     expected = (1 + 20 / 111) / 2
@@ -193,7 +193,7 @@ def write_evaluation(folder: Path, patients: dict[str, tuple[int, int]]) -> None
     lines = [record.cells() for record in records]
     folder.mkdir()
     write_csv(folder / "per_slice.csv", PER_SLICE, lines)
-    subsets = summarise(records, draws=5)
+    subsets = summarise(records, resamples=5)
     row = {"row": "method", "title": "M", "reads": "tags", "positives": subsets, "mixed": subsets}
     level = {"n": 0, "method": {"auc": math.nan}, "position": {"auc": math.nan, "fit": ""}, "detection": []}
     summary = {"rows": [row], "slices": {}, "truth": "", "hd95": {"unit": "px"}, "image_level": level}

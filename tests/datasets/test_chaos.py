@@ -141,7 +141,7 @@ def test_its_tables_serve_an_evaluation(root: Path, tmp_path: Path) -> None:
         mask = read_mask(case.mask, labels=KIDNEYS, image=case.images[0])
         study = read_study(case.images, id=name)
         write_mask(tmp_path / "results" / name, mask.array, study)
-    settings = tagmask.EvaluateSettings(mask_labels=KIDNEYS, draws=10)
+    settings = tagmask.EvaluateSettings(mask_labels=KIDNEYS, resamples=10)
     found = tagmask.evaluate(tmp_path / "results", tables, out=tmp_path / "evaluation", settings=settings)
     assert found.failed == () and found.value("dice") == 1
 

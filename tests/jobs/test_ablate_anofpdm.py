@@ -25,7 +25,7 @@ from tagmask.types import Batch
 from tests import toys
 from tests.random_run import write_run
 
-FAST = EvaluateSettings(draws=5)
+FAST = EvaluateSettings(resamples=5)
 BATCH = Batch(
     torch.rand(3, 1, toys.SIZE, toys.SIZE, generator=torch.Generator().manual_seed(1)) * 2 - 1,
     ("a/0", "a/1", "b/0"),

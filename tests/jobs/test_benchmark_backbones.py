@@ -47,7 +47,7 @@ batch = 2
 [methods.pixel_classifier]
 [methods.unet]
 """
-PROTOCOL = '[protocol]\nseeds = [0]\ndraws = 20\nsetups = ["positives"]\nmetrics = ["dice"]\n'
+PROTOCOL = '[protocol]\nseeds = [0]\nresamples = 20\nsetups = ["positives"]\nmetrics = ["dice"]\n'
 
 
 @pytest.fixture

@@ -201,7 +201,7 @@ class Accumulator:
 
     def summary(self) -> dict[str, Any]:
         """Give the counts, warnings and rows of summary.json."""
-        records, draws, seed = self.records["method"], self.settings.draws, self.settings.seed
+        records, resamples, seed = self.records["method"], self.settings.resamples, self.settings.seed
         lines = []
         for row in self.rows:
             line: dict[str, Any] = {
@@ -212,7 +212,7 @@ class Accumulator:
             }
             for subset in SUBSETS:
                 pooled, _ = self._pools[row.row, subset].average_precision()
-                line[subset] = summarise(self.subset(row.row, subset), pooled, draws=draws, seed=seed)
+                line[subset] = summarise(self.subset(row.row, subset), pooled, resamples=resamples, seed=seed)
             lines.append(line)
         return {
             "format": "tagmask-evaluation",
@@ -232,8 +232,8 @@ class Accumulator:
 
     def image_level(self, prior: PositionPrior) -> dict[str, Any]:
         """Give the image level of summary.json, beside the rule that knows the position only."""
-        draws, seed = self.settings.draws, self.settings.seed
-        return image_level(self.records, prior, self.score_from, draws=draws, seed=seed)
+        resamples, seed = self.settings.resamples, self.settings.seed
+        return image_level(self.records, prior, self.score_from, resamples=resamples, seed=seed)
 
     def curves(self) -> list[dict[str, object]]:
         """Give the lines of pr_curve.csv: each pooled curve, thinned evenly."""
