@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).parents[1] / "src" / "tagmask"
 
 # A unit is a module or a folder directly inside the package. Write a new one on the floor where it belongs.
 FLOORS: dict[int, set[str]] = {
-    0: {"errors", "types"},
+    0: {"errors", "seeds", "types"},
     1: {
         *(
             "chart_style",

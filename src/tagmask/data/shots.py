@@ -11,9 +11,9 @@ import torch
 
 from tagmask.data.csv_rows import read_rows
 from tagmask.data.prepared import Prepared
-from tagmask.data.sampling import keyed
 from tagmask.errors import ConfigError
 from tagmask.io import atomic_write
+from tagmask.seeds import keyed
 
 __all__ = ["Shots", "choose_shots", "read_shots", "shot_rows", "write_shots"]
 

@@ -10,10 +10,11 @@ from torch import Tensor
 
 from tagmask.data.augment import augment, draw_variants
 from tagmask.data.prepared import Prepared
-from tagmask.data.sampling import Sampler, keyed
+from tagmask.data.sampling import Sampler
 from tagmask.diffusion.simplex import noise_like
 from tagmask.errors import InputError
 from tagmask.objectives import StepNoise
+from tagmask.seeds import keyed
 from tagmask.train_settings import TrainSettings
 from tagmask.training.kept_features import KeptFeatures
 from tagmask.training.sentences import Sentences

@@ -8,7 +8,6 @@ from typing import cast
 from torch import Tensor, nn
 
 from tagmask import objectives
-from tagmask.data.sampling import keyed
 from tagmask.diffusion.schedule import NoiseSchedule
 from tagmask.networks.classifier import Classifier
 from tagmask.networks.cnn import CNN
@@ -18,6 +17,7 @@ from tagmask.networks.gloria_pair import GloriaPair
 from tagmask.networks.head import FeatureHead
 from tagmask.networks.pixel_classifier import PixelClassifier
 from tagmask.networks.textdiff import TextDiff, dice_on_logits
+from tagmask.seeds import keyed
 from tagmask.train_settings import TrainSettings
 from tagmask.training.batches import TrainingBatch
 

@@ -23,13 +23,13 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from tagmask.data.prepared import Prepared
-from tagmask.data.sampling import keyed
 from tagmask.errors import ConfigError, RunError
 from tagmask.io import write_png
 from tagmask.networks import weights
 from tagmask.networks.denoiser import Denoiser
 from tagmask.networks.kinds import MASK_LEARNERS
 from tagmask.runs import Run
+from tagmask.seeds import keyed
 from tagmask.train_settings import TrainSettings
 from tagmask.training.batches import TrainingBatches
 from tagmask.training.network_with_loss import NetworkWithLoss
