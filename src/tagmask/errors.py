@@ -14,7 +14,10 @@ Every message says what is wrong with its value, where (file, case, key), and wh
 
 from __future__ import annotations
 
+import errno
+
 __all__ = [
+    "DISK_FULL",
     "ConfigError",
     "GeometryError",
     "InputError",
@@ -24,6 +27,9 @@ __all__ = [
     "TableError",
     "TagmaskError",
 ]
+
+DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+"""What the system says where there is no room for a file: numbers of OSError."""
 
 
 class TagmaskError(ValueError):

@@ -13,6 +13,7 @@ import torch
 
 from tagmask.errors import ConfigError, RunError
 from tagmask.experiment import Experiment
+from tagmask.io import sha256
 from tagmask.networks import weights
 from tagmask.networks.head import FeatureHead
 from tagmask.networks.kinds import reads_text
@@ -132,7 +133,7 @@ def refuse_other_parts(learnt: Path, experiment: Experiment, *, name: str) -> No
     known = weights.read_metadata(learnt)["metadata"]
     features = getattr(getattr(experiment, name), "features", None)
     if BACKBONE in known and features is not None and features.weights.is_file():
-        _refuse_other(learnt, "backbone", features.weights, known[BACKBONE], weights.sha256(features.weights))
+        _refuse_other(learnt, "backbone", features.weights, known[BACKBONE], sha256(features.weights))
     if ENCODER in known:
         try:
             folder = find_bert(experiment.text.encoder)

@@ -27,7 +27,7 @@ from tagmask.data.prepared import Prepared
 from tagmask.errors import ConfigError, RunError
 from tagmask.experiment import Experiment, load_experiment, overridden
 from tagmask.frozen_parts import TextReader, attach_backbone, open_reader
-from tagmask.io import atomic_write
+from tagmask.io import write_json, write_text
 from tagmask.machine import environment
 from tagmask.methods import METHODS, Networks, settings_of
 from tagmask.networks import weights
@@ -81,14 +81,12 @@ class Run:
         shots = shots_of(experiment, prepared)
         path.mkdir(parents=True, exist_ok=True)
         keep_shots(path, shots)
-        with atomic_write(path / "experiment.toml") as temporary:
-            temporary.write_text(experiment.to_toml(), encoding="utf-8")
+        write_text(path / "experiment.toml", experiment.to_toml())
         if not (path / "environment.json").exists():
             record = {**environment(), "data": prepared.fingerprint, "slices": plain(prepared.settings)}
             if prepared.supervised:
                 record["masks_read"] = prepared.masks_read
-            with atomic_write(path / "environment.json") as temporary:
-                temporary.write_text(json.dumps(record, indent=1), encoding="utf-8")
+            write_json(path / "environment.json", record)
         return cls(path, experiment)
 
     @classmethod

@@ -27,7 +27,7 @@ from tagmask.benchmarking.published import Printed
 from tagmask.benchmarking.tables import DataTable, Line, show_number, show_printed, write_tables
 from tagmask.metrics import Counts
 from tagmask.scoring.aggregate import PER_SLICE, SliceRecord, summarise
-from tagmask.scoring.scoreboard import to_json, write_csv
+from tagmask.scoring.scoreboard import to_json, write_numbers
 
 
 def folds(*values: list[float]) -> list[dict[str, object]]:
@@ -192,7 +192,7 @@ def write_evaluation(folder: Path, patients: dict[str, tuple[int, int]]) -> None
     ]
     lines = [record.cells() for record in records]
     folder.mkdir()
-    write_csv(folder / "per_slice.csv", PER_SLICE, lines)
+    write_numbers(folder / "per_slice.csv", PER_SLICE, lines)
     subsets = summarise(records, resamples=5)
     row = {"row": "method", "title": "M", "reads": "tags", "positives": subsets, "mixed": subsets}
     level = {"n": 0, "method": {"auc": math.nan}, "position": {"auc": math.nan, "fit": ""}, "detection": []}

@@ -16,9 +16,8 @@ import torch
 from PIL import Image
 
 from tagmask.errors import ConfigError, InputError, RunError
-from tagmask.io import read_mask, read_scores
+from tagmask.io import read_mask, read_scores, sha256
 from tagmask.jobs.segment import SegmentResult, segment
-from tagmask.networks import weights
 from tagmask.runs import Run
 from tagmask.segmenting import cases, workbench
 from tagmask.slices import SliceSettings
@@ -221,7 +220,7 @@ def test_the_manifest_says_how_the_masks_came_about(run: Path, tmp_path: Path) -
     )
     assert settings["slices"]["size"] == 16
     assert manifest["weights"] == {
-        n: weights.sha256(run / "weights" / f"{n}.safetensors") for n in ("denoiser", "classifier")
+        n: sha256(run / "weights" / f"{n}.safetensors") for n in ("denoiser", "classifier")
     }
     assert manifest["environment"]["versions"]["torch"] == torch.__version__
     cases = {case["case"]: case for case in manifest["cases"]}
@@ -815,8 +814,8 @@ def test_a_snapshot_gives_other_masks_and_is_on_record(trained: Path, tmp_path: 
     manifest = manifest_of(early)
     assert manifest["snapshot"] == 3
     assert manifest["weights"] == {
-        "denoiser": weights.sha256(trained / "snapshots" / "denoiser-000003.safetensors"),
-        "classifier": weights.sha256(trained / "weights" / "classifier.safetensors"),  # it kept none
+        "denoiser": sha256(trained / "snapshots" / "denoiser-000003.safetensors"),
+        "classifier": sha256(trained / "weights" / "classifier.safetensors"),  # it kept none
     }
 
 

@@ -25,8 +25,9 @@ import numpy as np
 import torch
 
 from tagmask.config import build
-from tagmask.data.sources import TRAIN_MASKS, sha256
+from tagmask.data.sources import TRAIN_MASKS
 from tagmask.errors import InputError, TagmaskError
+from tagmask.io import sha256
 from tagmask.slices import SliceSettings
 from tagmask.types import Batch, TextTokens
 

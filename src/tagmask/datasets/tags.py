@@ -18,6 +18,7 @@ from tagmask.data.table import Case
 from tagmask.errors import ConfigError, TagmaskError
 from tagmask.grids import Grid, Plane, plan
 from tagmask.io import check_mask_grid, read_header, read_study
+from tagmask.thresholds import BODY
 from tagmask.types import Study
 
 __all__ = ["TagSettings", "tag_slices"]
@@ -27,8 +28,6 @@ log = logging.getLogger(__name__)
 A = TypeVar("A")
 B = TypeVar("B")
 Each = Callable[[Callable[[A], B], Iterable[A]], Iterable[B]]
-_BODY = 0.025
-"""As in `tagmask.scoring`: the pixels above this share of the case's grey range."""
 
 
 @dataclass(frozen=True)
@@ -152,4 +151,4 @@ def _wholes(case: Case, settings: TagSettings, grid: Grid) -> np.ndarray:
         return np.full(grid.depth, grid.shape[grid.rows] * grid.shape[grid.cols])
     image = read_study(case.images, id=case.id).image
     low, high = image.min(), image.max()
-    return _areas((image.mean(axis=0) - low) / max(high - low, np.float32(1e-30)) > _BODY, grid)
+    return _areas((image.mean(axis=0) - low) / max(high - low, np.float32(1e-30)) > BODY, grid)

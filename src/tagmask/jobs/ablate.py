@@ -7,7 +7,6 @@ draw, never to choose: nothing is marked as best, and nothing is written into a 
 from __future__ import annotations
 
 import difflib
-import json
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
@@ -20,7 +19,7 @@ from tagmask.ablations import ABLATIONS
 from tagmask.ablations.kinds import Ablation, Drawing, Scored, Value, Walk
 from tagmask.config import plain
 from tagmask.errors import ConfigError, InputError
-from tagmask.io import atomic_write
+from tagmask.io import write_bytes, write_json
 from tagmask.jobs.evaluate import EvaluateSettings, evaluate
 from tagmask.jobs.segment import segment
 from tagmask.machine import device_of, environment
@@ -28,7 +27,7 @@ from tagmask.methods import settings_of
 from tagmask.prediction_cache import PredictionCache, Variant, lend
 from tagmask.runs import Run
 from tagmask.scoring.matching import truth_cases
-from tagmask.scoring.scoreboard import write_csv, write_text
+from tagmask.scoring.scoreboard import write_numbers
 
 __all__ = ["AblateResult", "ablate"]
 
@@ -142,7 +141,7 @@ def ablate(
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "environment": environment(),
     }
-    write_text(out / f"{kind}.json", json.dumps(record, indent=1, default=str) + "\n")
+    write_json(out / f"{kind}.json", record)
     return AblateResult(out, (*files, out / f"{kind}.json"), tuple(scored))
 
 
@@ -202,8 +201,7 @@ def _score(
 def _write(out: Path, drawing: Drawing) -> Iterator[Path]:
     """Write the pictures of a figure and the CSV behind it."""
     for suffix, content in drawing.pictures.items():
-        with atomic_write(out / f"{drawing.name}.{suffix}") as temporary:
-            temporary.write_bytes(content)
+        write_bytes(out / f"{drawing.name}.{suffix}", content)
         yield out / f"{drawing.name}.{suffix}"
-    write_csv(out / f"{drawing.name}.csv", drawing.columns, drawing.lines)
+    write_numbers(out / f"{drawing.name}.csv", drawing.columns, drawing.lines)
     yield out / f"{drawing.name}.csv"

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 
+from tagmask import __version__
 from tagmask.errors import InputError
-from tagmask.io import atomic_write
+from tagmask.io import write_text
 from tagmask.reporting.evaluation import StoredEvaluation, read_evaluation
 from tagmask.reporting.numbers import comparison, explanation, numbers, verdict
 from tagmask.reporting.page import Html, join, page, tag
@@ -58,8 +58,7 @@ def report(results: Sequence[Path | str], *, out: Path | str) -> Path:
         pieces.append(_section(name, evaluation, len(evaluations)))
     pieces.append(commands(evaluations, [str(folder) for folder in results], str(out)))
     pieces.append(tag("footer", "Made by Tagmask. Research use only. Not a medical device."))
-    with atomic_write(target) as temporary:
-        temporary.write_text(page(title, join(pieces)), encoding="utf-8")
+    write_text(target, page(title, join(pieces)))
     return target
 
 
@@ -74,14 +73,10 @@ def _names(evaluations: Sequence[StoredEvaluation]) -> list[str]:
 def _head(title: str, evaluations: Sequence[StoredEvaluation]) -> Html:
     """Say what this is, of what, and what it is not."""
     made = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
-    try:
-        version = metadata.version("tagmask")
-    except metadata.PackageNotFoundError:
-        version = "(source tree)"
     return join(
         [
             tag("h1", title),
-            tag("p", f"Made {made} by Tagmask {version}.", class_="quiet"),
+            tag("p", f"Made {made} by Tagmask {__version__}.", class_="quiet"),
             tag("p", "Research use only. Not a medical device.", class_="notice"),
             *(verdict(e) for e in evaluations if len(evaluations) == 1),
         ]

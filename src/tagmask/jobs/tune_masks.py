@@ -6,7 +6,6 @@ What is chosen here has read masks. It is therefore kept apart from what `tagmas
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,7 @@ from torch import Tensor
 from tagmask.config import plain, read_toml, write_toml
 from tagmask.data.prepared import Prepared
 from tagmask.errors import ConfigError, InputError
-from tagmask.io import atomic_write
+from tagmask.io import write_csv, write_text
 from tagmask.machine import device_of
 from tagmask.masks import MaskSettings
 from tagmask.runs import Run
@@ -190,10 +189,7 @@ def _mask(run: Run, method: str, settings: Mapping[str, Any]) -> MaskSettings:
 
 def _write(run: Run, result: MaskTuneResult, split: str) -> None:
     table = run.path / f"tune-masks-{result.method}.csv"
-    with atomic_write(table) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(result.candidates[0]))
-        writer.writeheader()
-        writer.writerows(result.candidates)
+    write_csv(table, list(result.candidates[0]), result.candidates)
     path = run.path / VAL_MASKS
     before = read_toml(path).get("methods", {}) if path.exists() else {}
     chosen = {key: value for key, value in result.best.items() if not key.startswith("mask.")}
@@ -204,5 +200,4 @@ def _write(run: Run, result: MaskTuneResult, split: str) -> None:
     heading = (
         f"Chosen by tagmask tune --criterion dice on {result.slices} slices of {split}; reads val masks."
     )
-    with atomic_write(path) as temporary:
-        temporary.write_text(write_toml(tuned, heading=heading), encoding="utf-8")
+    write_text(path, write_toml(tuned, heading=heading))

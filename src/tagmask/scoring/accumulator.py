@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from tagmask import __version__
 from tagmask.curves import PooledScores, average_precision
 from tagmask.errors import ConfigError, InputError
 from tagmask.histogram import ScoreHistogram
+from tagmask.io import write_json, write_text
 from tagmask.metrics import counts, hd95
 from tagmask.scoring.aggregate import PER_PATIENT, PER_SLICE, SliceRecord, per_patient, summarise
 from tagmask.scoring.baseline_rows import Filled, LoadedCase, Row
@@ -22,25 +22,16 @@ from tagmask.scoring.detection import image_level
 from tagmask.scoring.matching import SliceInfo
 from tagmask.scoring.protocol import EvaluateSettings
 from tagmask.scoring.regions import region_rms
-from tagmask.scoring.scoreboard import FLAT, flat, markdown, write_csv, write_text
+from tagmask.scoring.scoreboard import FLAT, flat, markdown, write_numbers
+from tagmask.thresholds import BODY
 
 __all__ = ["SUBSETS", "Accumulator"]
 
 SUBSETS = ("positives", "mixed")
 PR_CURVE = ("row", "subset", "recall", "precision", "threshold")
 """Columns of pr_curve.csv."""
-_BODY = 0.025
-"""Share of a case's grey range above which a pixel is body: the papers' "> -0.95" in [-1, 1]."""
 _CURVE_POINTS = 400
 _NOWHERE = (float("nan"), float("nan"))
-
-
-def _version() -> str | None:
-    """Give the version of Tagmask; None when it runs without being installed."""
-    try:
-        return metadata.version("tagmask")
-    except metadata.PackageNotFoundError:
-        return None
 
 
 @dataclass
@@ -125,7 +116,7 @@ class Accumulator:
         """Body of a case (I, J, K) bool; None without an image, if the settings can do without."""
         p = self.settings
         if case.image is not None:
-            return np.asarray(case.image.mean(axis=0) > _BODY, dtype=bool)
+            return np.asarray(case.image.mean(axis=0) > BODY, dtype=bool)
         if p.ap_over == "body" or (p.area_of == "body" and p.min_area_frac):
             raise ConfigError(
                 f"{case.study.id} has no source image to take the body from.",
@@ -217,7 +208,7 @@ class Accumulator:
         return {
             "format": "tagmask-evaluation",
             "version": 1,
-            "tagmask": _version(),
+            "tagmask": __version__,
             "slices": {
                 "evaluated": len(records),
                 "positives": sum(r.positive for r in records),
@@ -261,12 +252,14 @@ class Accumulator:
 
     def write(self, out: Path, summary: dict[str, Any]) -> None:
         """Write the files of an evaluation, summary.json last."""
-        write_csv(out / "per_slice.csv", PER_SLICE, (r.cells() for rs in self.records.values() for r in rs))
+        write_numbers(
+            out / "per_slice.csv", PER_SLICE, (r.cells() for rs in self.records.values() for r in rs)
+        )
         subsets = [(row.row, subset) for row in self.rows for subset in SUBSETS]
         patients = (line for row, s in subsets for line in per_patient(self.subset(row, s), row, s))
-        write_csv(out / "per_patient.csv", PER_PATIENT, patients)
-        write_csv(out / "pr_curve.csv", PR_CURVE, self.curves())
+        write_numbers(out / "per_patient.csv", PER_PATIENT, patients)
+        write_numbers(out / "pr_curve.csv", PR_CURVE, self.curves())
         self.histogram.write(out / "histogram.csv")
-        write_csv(out / "summary.csv", FLAT, flat(summary))
+        write_numbers(out / "summary.csv", FLAT, flat(summary))
         write_text(out / "summary.md", markdown(summary))
-        write_text(out / "summary.json", json.dumps(summary, indent=1, ensure_ascii=False) + "\n")
+        write_json(out / "summary.json", summary, ascii=False)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from tagmask.errors import InputError
-from tagmask.io import atomic_write
+from tagmask.io import write_csv
 from tagmask.scoring.aggregate import cell
 
 __all__ = [
@@ -24,8 +23,7 @@ __all__ = [
     "flat",
     "markdown",
     "to_json",
-    "write_csv",
-    "write_text",
+    "write_numbers",
 ]
 
 FLAT = (
@@ -270,15 +268,7 @@ def to_json(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a text file whole or not at all."""
-    with atomic_write(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
-
-
-def write_csv(path: Path, columns: Sequence[str], lines: Iterable[Mapping[str, object]]) -> None:
-    """Write a table whole or not at all; undefined numbers are empty cells."""
-    with atomic_write(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, columns, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows({key: cell(value) for key, value in line.items()} for line in lines)
+def write_numbers(path: Path, columns: Sequence[str], lines: Iterable[Mapping[str, object]]) -> None:
+    """Write a table of numbers, six digits each; undefined ones are empty cells."""
+    cells = ({key: cell(value) for key, value in line.items()} for line in lines)
+    write_csv(path, columns, cells, line_end="\n")
