@@ -6,7 +6,6 @@ draw, never to choose: nothing is marked as best, and nothing is written into a 
 
 from __future__ import annotations
 
-import difflib
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
@@ -18,7 +17,7 @@ from typing import Any, Literal
 from tagmask.ablations import ABLATIONS
 from tagmask.ablations.kinds import Ablation, Drawing, Scored, Value, Walk
 from tagmask.config import plain
-from tagmask.errors import ConfigError, InputError
+from tagmask.errors import ConfigError, InputError, did_you_mean
 from tagmask.io import write_bytes, write_json
 from tagmask.jobs.evaluate import EvaluateSettings, evaluate
 from tagmask.jobs.segment import segment
@@ -148,8 +147,7 @@ def ablate(
 def _kind(name: str) -> Ablation:
     """Look a kind up."""
     if name not in ABLATIONS:
-        near = difflib.get_close_matches(name, ABLATIONS, n=1, cutoff=0.5)
-        guess = f"Did you mean {near[0]}?" if near else f"Known kinds: {', '.join(ABLATIONS)}."
+        guess = did_you_mean(name, ABLATIONS, cutoff=0.5)
         raise ConfigError(f"unknown ablation {name!r}.", repair=guess)
     return ABLATIONS[name]
 
