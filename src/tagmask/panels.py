@@ -14,8 +14,9 @@ from typing import Any, Literal, cast, get_args
 import numpy as np
 
 from tagmask.errors import InputError
+from tagmask.grids import Plane, plan
 from tagmask.io import atomic_write
-from tagmask.slices import Grid, Plane, SliceSettings, split, split_map
+from tagmask.slices import SliceSettings, split, split_map
 from tagmask.types import Study
 
 __all__ = [
@@ -190,7 +191,7 @@ def cut(
     ValueError
         Arrays that are not on the study's grid.
     """
-    whole = split(study, SliceSettings(plane=plane, size=1), only=()).grid
+    whole = plan(study, plane, 1)
     size = min(_MAX_SIDE, max(whole.shape[whole.rows], whole.shape[whole.cols]))
     colour = study.kind == "picture" and len(study.image) >= 3
     low, high = float(study.image.min()), float(study.image.max())
@@ -204,11 +205,11 @@ def cut(
     )
     pieces = split(study, settings, only=[choice.slice])
     grid, only = pieces.grid, [choice.slice]
-    picture = np.rint((_content(pieces.image[0], grid) + 1) * 127.5).astype(np.uint8)
+    picture = np.rint((pieces.image[0][:, *grid.window] + 1) * 127.5).astype(np.uint8)
     picture = np.ascontiguousarray(picture.transpose(1, 2, 0)) if colour else picture[0]
 
     def plane_of(volume: np.ndarray) -> np.ndarray:
-        piece: np.ndarray = _content(split_map(np.asarray(volume, np.float32), grid, only), grid)[0]
+        piece: np.ndarray = split_map(np.asarray(volume, np.float32), grid, only)[0][grid.window]
         return piece
 
     return Panel(
@@ -218,13 +219,6 @@ def cut(
         plane_of(mask) >= 0.5,
         None if scores is None else plane_of(scores),
     )
-
-
-def _content(square: np.ndarray, grid: Grid) -> np.ndarray:
-    """Leave the padding of (..., S, S) away."""
-    height, width = grid.content
-    top, left = (grid.size - height) // 2, (grid.size - width) // 2
-    return square[..., top : top + height, left : left + width]
 
 
 Loaded = tuple[Study, np.ndarray, np.ndarray, np.ndarray | None]

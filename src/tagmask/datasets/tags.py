@@ -17,7 +17,7 @@ from tagmask.data.cohort import Problem
 from tagmask.data.table import Case
 from tagmask.errors import ConfigError, TagmaskError
 from tagmask.grids import Grid, Plane, plan
-from tagmask.io import check_mask_grid, read_header, read_study
+from tagmask.io import check_grid, read_header, read_study
 from tagmask.thresholds import BODY
 from tagmask.types import Study
 
@@ -127,9 +127,7 @@ def _rows(case: Case, settings: TagSettings) -> list[Case]:
     assert case.mask is not None
     header = read_header(case.images[0])
     mask = read_mask(case.mask, labels=settings.labels, image=case.images[0])
-    check_mask_grid(
-        (mask.array.shape, mask.affine), (header.shape, header.affine), case.mask, case.images[0].name
-    )
+    check_grid((mask.array.shape, mask.affine), (header.shape, header.affine), case.mask, case.images[0].name)
     grid = plan(Study(case.id, mask.array[None], header.affine, header.kind, ()), settings.plane, 1)
     area = _areas(mask.array, grid)
     labels: list[int | None] = [int(n > 0) for n in area.tolist()]

@@ -27,7 +27,7 @@ from tagmask.datasets.settings import DatasetSettings, default_slices, with_pres
 from tagmask.datasets.tables import labels_csv
 from tagmask.errors import ConfigError, InputError, TagmaskError
 from tagmask.grids import Grid, plan
-from tagmask.io import check_mask_grid, read_study, sha256
+from tagmask.io import check_grid, read_study, sha256
 from tagmask.slices import SliceSettings, split, split_map
 from tagmask.types import Study
 
@@ -273,7 +273,7 @@ class _Reader:
 
         source = study.sources[0]
         mask = read_mask(path, labels=self.mask_labels, image=source)
-        check_mask_grid((mask.array.shape, mask.affine), (study.shape, study.affine), path, source.name)
+        check_grid((mask.array.shape, mask.affine), (study.shape, study.affine), path, source.name)
         return mask.array
 
 
