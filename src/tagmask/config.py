@@ -130,8 +130,7 @@ def plain(settings: Any) -> dict[str, Any]:
             return [strip(v) for v in value]
         return str(value) if isinstance(value, Path) else value
 
-    result: dict[str, Any] = strip(asdict(settings))
-    return result
+    return strip(asdict(settings))
 
 
 def write_toml(table: Mapping[str, Any], *, heading: str = "") -> str:

@@ -99,8 +99,7 @@ def variational_bound(
     )  # fmt: skip
     decoder = -_log_likelihood(x0, model, (0.5 * log_model).exp())
     terms = torch.where(t.reshape(-1, 1, 1, 1) > 1, divergence, decoder)
-    bits: Tensor = terms.flatten(1).mean(dim=1) / math.log(2)
-    return bits
+    return terms.flatten(1).mean(dim=1) / math.log(2)
 
 
 def _log_likelihood(x: Tensor, mean: Tensor, sigma: Tensor) -> Tensor:
@@ -108,8 +107,7 @@ def _log_likelihood(x: Tensor, mean: Tensor, sigma: Tensor) -> Tensor:
     upper = torch.special.ndtr((x - mean + 1 / 255) / sigma)
     lower = torch.special.ndtr((x - mean - 1 / 255) / sigma)
     inside = torch.where(x < -0.999, upper, torch.where(x > 0.999, 1 - lower, upper - lower))
-    result: Tensor = inside.clamp(min=1e-12).log()
-    return result
+    return inside.clamp(min=1e-12).log()
 
 
 def classify(
@@ -144,7 +142,4 @@ def segment(
     p = logits.sigmoid()
     pixels = (1, 2, 3) if per_image else (0, 1, 2, 3)
     overlap = (2 * (p * mask).sum(pixels) + 1) / (p.sum(pixels) + mask.sum(pixels) + 1)
-    loss: Tensor = cross_entropy * F.binary_cross_entropy_with_logits(logits, mask) + dice * (
-        1 - overlap.mean()
-    )
-    return loss
+    return cross_entropy * F.binary_cross_entropy_with_logits(logits, mask) + dice * (1 - overlap.mean())

@@ -209,8 +209,7 @@ def cut(
     picture = np.ascontiguousarray(picture.transpose(1, 2, 0)) if colour else picture[0]
 
     def plane_of(volume: np.ndarray) -> np.ndarray:
-        piece: np.ndarray = split_map(np.asarray(volume, np.float32), grid, only)[0][grid.window]
-        return piece
+        return split_map(np.asarray(volume, np.float32), grid, only)[0][grid.window]
 
     return Panel(
         choice,

@@ -74,8 +74,7 @@ def _guidances(run: Run, name: str, values: Sequence[Value], device: str) -> Ite
 def _curves(passage: Passage) -> np.ndarray:
     """Means over modalities: (B, 3, K) float32."""
     three = torch.stack([passage.m, passage.mse_h, passage.mse_0], dim=1)
-    found: np.ndarray = three.mean(dim=3).cpu().numpy()
-    return found
+    return three.mean(dim=3).cpu().numpy()
 
 
 def _ends(run: Run, name: str, values: Sequence[Value], device: str) -> Iterator[Walk]:

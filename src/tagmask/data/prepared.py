@@ -275,5 +275,4 @@ def _mapped(path: Path, dtype: Any, shape: tuple[int | None, ...]) -> np.ndarray
         wanted = " x ".join("C" if n is None else str(n) for n in shape)
         given = " x ".join(map(str, array.shape))
         raise ValueError(f"{path.name} holds {given} {array.dtype}, not {wanted} {np.dtype(dtype)}")
-    mapped: np.ndarray = array
-    return mapped
+    return array

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -142,7 +142,7 @@ class ClassAttention(nn.Module):
         key, value = torch.cat([class_key, key], dim=2), torch.cat([class_value, value], dim=2)
         out = F.scaled_dot_product_attention(query, key, value)
         out = image.to_out[0](out.transpose(1, 2).flatten(2))
-        return cast(Tensor, out.transpose(1, 2).reshape(h.shape) + h)
+        return out.transpose(1, 2).reshape(h.shape) + h
 
     def _class_tokens(self, c: Tensor) -> Tensor:
         """Give keys and values of the class: (B, heads, 2, E, head width).

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -138,7 +137,7 @@ class Gloria(nn.Module):
         for block in self.decoder:
             h = F.interpolate(h, scale_factor=2)
             h = block(torch.cat([h, skips.pop()], dim=1) if skips else h)
-        return cast(Tensor, self.out(h)).to(x.dtype)
+        return self.out(h).to(x.dtype)
 
 
 class Encoder(nn.Module):

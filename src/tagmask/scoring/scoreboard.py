@@ -58,7 +58,7 @@ class Evaluation:
     ) -> float | None:
         """Give one number of the table, such as the method's mean "dice"."""
         found = next(r for r in self.summary["rows"] if r["row"] == row)
-        return found[subset][per][metric]["value"]  # type: ignore[no-any-return]
+        return found[subset][per][metric]["value"]
 
 
 def flat(summary: Mapping[str, Any]) -> list[dict[str, object]]:

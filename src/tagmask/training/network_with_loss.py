@@ -52,7 +52,7 @@ class NetworkWithLoss(nn.Module):
             case CNN():
                 return objectives.classify_clean(self.network, image, label)
             case GloriaPair():
-                return cast(Tensor, self.network(image, batch.text))
+                return self.network(image, batch.text)
         if mask is None:
             raise TypeError(f"a {type(self.network).__name__} learns from masks")
         if isinstance(self.network, PixelClassifier):
@@ -73,7 +73,7 @@ class NetworkWithLoss(nn.Module):
     def _logits(self, batch: TrainingBatch) -> Tensor:
         if isinstance(self.network, FeatureHead):
             return self.network.decode(self._features(batch), batch.image.shape[-1], batch.text)
-        return cast(Tensor, self.network(batch.image, batch.text))
+        return self.network(batch.image, batch.text)
 
     def _features(self, batch: TrainingBatch) -> Sequence[Tensor]:
         """Features that were kept, or new ones of the backbone."""
