@@ -8,18 +8,21 @@ import pickle
 import struct
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from tagmask.diffusion.schedule import NoiseSchedule
 from tagmask.errors import RunError, SecurityError
 from tagmask.io import sha256
 from tagmask.networks import weights
 from tagmask.networks.classifier import Classifier, ClassifierSettings
 from tagmask.networks.cnn import CNN, CNNSettings
 from tagmask.networks.denoiser import Denoiser, DenoiserSettings
+from tagmask.networks.features import FeatureSettings
 from tagmask.networks.segmenter import Segmenter, SegmenterSettings
 
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
@@ -216,8 +219,12 @@ def test_a_foreign_or_absent_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="not written by tagmask"):
         weights.load(foreign, "denoiser")
     assert list(weights.read_tensors(foreign)) == ["a"]
+
+    def features(path: Path) -> Any:
+        return weights.load_features(FeatureSettings(path), NoiseSchedule.linear())
+
     for path in (tmp_path / "absent.safetensors", tmp_path):
-        for read in (lambda p: weights.load(p, "denoiser"), weights.read_metadata, weights.sha256):
+        for read in (lambda p: weights.load(p, "denoiser"), weights.read_metadata, features):
             with pytest.raises(RunError, match="cannot be read"):
                 read(path)
 
