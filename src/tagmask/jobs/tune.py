@@ -82,7 +82,7 @@ def tune(
     split: str = "val",
     limit: int | None = None,
     seed: int = 0,
-    device: str = "cpu",
+    device: str = "auto",
     report: Callable[[int, int], None] = lambda done, total: None,
 ) -> TuneResult:
     """Choose settings on validation slices by their tags: as the method's paper does, or from a grid.

@@ -81,7 +81,7 @@ def tune_masks(
     split: str = "val",
     limit: int | None = None,
     seed: int = 0,
-    device: str = "cpu",
+    device: str = "auto",
     report: Callable[[int, int], None] = lambda done, total: None,
 ) -> MaskTuneResult:
     """Try settings with every threshold on slices with masks, and keep what gives the highest mean Dice.
