@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from tagmask.diffusion.schedule import NoiseSchedule
-from tagmask.networks.adm import PUBLISHED
+from tagmask.networks.adm_checkpoint import PUBLISHED
 from tagmask.networks.denoiser import Denoiser, DenoiserSettings
 from tagmask.networks.feature_cache import FeatureCache
 from tagmask.networks.features import FeatureSettings, FrozenFeatures

@@ -28,7 +28,7 @@ from tagmask.experiment import load_experiment
 from tagmask.methods.cdm import CDM, CDMSettings
 from tagmask.networks.classifier import Classifier, ClassifierSettings
 from tagmask.networks.denoiser import Denoiser, DenoiserSettings
-from tagmask.objectives import Draws, denoise
+from tagmask.objectives import StepNoise, denoise
 from tagmask.pace import Pace
 from tagmask.types import Batch
 
@@ -141,7 +141,7 @@ def training_row(size: int, device: str, repeats: int, steps: int = 3, batch: in
     schedule = NoiseSchedule.linear()
     image = torch.rand(batch, 1, size, size, device=device) * 2 - 1
     label = torch.arange(batch, device=device) % 2
-    draws = Draws(
+    noise = StepNoise(
         torch.randint(1, 1001, (batch,), device=device), torch.randn_like(image), torch.zeros_like(label) > 0
     )
 
@@ -149,7 +149,7 @@ def training_row(size: int, device: str, repeats: int, steps: int = 3, batch: in
         start = time.perf_counter()
         for _ in range(steps):
             with torch.autocast(device, torch.bfloat16, enabled=bf16):
-                loss = denoise(denoiser, schedule, image, label, draws)  # type: ignore[arg-type]
+                loss = denoise(denoiser, schedule, image, label, noise)  # type: ignore[arg-type]
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

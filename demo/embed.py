@@ -12,9 +12,9 @@ from pathlib import Path
 
 import torch
 
-from tagmask.chosen import VAL_MASKS
 from tagmask.networks import weights
 from tagmask.runs import Run
+from tagmask.tuned_settings import VAL_MASKS
 
 
 def main(source: Path, target: Path) -> None:

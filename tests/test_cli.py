@@ -516,12 +516,12 @@ def test_every_option_of_evaluate_arrives(run: Run, stand_in: Callable[..., Any]
             "tag",
         ),
         *("--min-area-frac", 0.05, "--area-of", "body", "--empty-hd", "diagonal", "--ap-over", "body"),
-        *("--draws", 10, "--seed", 3),
+        *("--resamples", 10, "--seed", 3),
     )
     assert result == Outcome(0, f"| Dice |\nevaluated -> {tmp_path}\n", "")
     settings = tagmask.EvaluateSettings(
         plane="coronal", mask_labels=(2,), tag="sick", positives="tag", min_area_frac=0.05, area_of="body",
-        empty_hd="diagonal", ap_over="body", draws=10, seed=3,
+        empty_hd="diagonal", ap_over="body", resamples=10, seed=3,
     )  # fmt: skip
     assert called == {
         **{

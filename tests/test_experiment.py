@@ -18,7 +18,7 @@ from tagmask.networks.denoiser import Denoiser, DenoiserSettings
 from tagmask.networks.head import HeadSettings
 from tagmask.networks.kinds import NETWORKS
 from tagmask.networks.segmenter import Segmenter
-from tagmask.plan import TrainPlan, TrainSettings
+from tagmask.train_settings import TrainPlan, TrainSettings
 from tagmask.training.optimiser import learning_rate
 from tests import toys
 

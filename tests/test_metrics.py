@@ -199,7 +199,7 @@ def test_auc_interval_resamples_patients() -> None:
     patient = np.repeat(np.arange(6), 20)
     label = rng.random(120) < 0.4
     score = label + rng.normal(size=120) + rng.normal(size=6)[patient]
-    found = auc_interval(score, label, patient, draws=300, seed=5)
+    found = auc_interval(score, label, patient, resamples=300, seed=5)
     weights = np.random.default_rng(5).multinomial(6, np.full(6, 1 / 6), size=300)
     drawn = [roc_auc_score(label, score, sample_weight=w[patient]) for w in weights]
     assert found.value == pytest.approx(roc_auc_score(label, score))
@@ -231,7 +231,7 @@ def test_the_interval_covers_the_truth_as_often_as_it_says() -> None:
     hits = 0
     for trial in range(200):
         sums = np.stack([rng.normal(0, 1, 40), np.ones(40)], axis=1)
-        _, low, high = bootstrap_ci(sums, ratio, draws=400, seed=trial)
+        _, low, high = bootstrap_ci(sums, ratio, resamples=400, seed=trial)
         hits += low <= 0 <= high
     assert 0.88 <= hits / 200 <= 0.99
 

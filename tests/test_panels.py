@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tagmask.errors import InputError
-from tagmask.panels import Choice, Panel, choose, cut, keep_panels, read_panels, write_panels
+from tagmask.panels import Panel, PanelSlice, choose, cut, keep_panels, read_panels, write_panels
 from tagmask.types import Study
 
 
@@ -72,8 +72,8 @@ def volume(affine: np.ndarray) -> tuple[Study, np.ndarray]:
     return Study("v", image, affine, "volume", (Path("v.nii"),)), truth
 
 
-def choice(index: int) -> Choice:
-    return Choice("best", "v", index, 0.5, 1, 1)
+def choice(index: int) -> PanelSlice:
+    return PanelSlice("best", "v", index, 0.5, 1, 1)
 
 
 @pytest.mark.parametrize("flips", [(1, 1), (-1, 1), (1, -1)])
@@ -118,7 +118,7 @@ def test_a_colour_picture_keeps_its_hue_and_a_missing_image_is_none() -> None:
 def panels() -> list[Panel]:
     mask = np.eye(5, 6, dtype=bool)
     score = np.arange(30, dtype=np.float32).reshape(5, 6)
-    hostile = Choice("worst", "<script>/../é", 3, None, 4, 5)
+    hostile = PanelSlice("worst", "<script>/../é", 3, None, 4, 5)
     return [
         Panel(choice(1), np.full((5, 6), 9, np.uint8), mask, ~mask, score),
         Panel(hostile, None, mask, mask, None),

@@ -7,7 +7,6 @@ its nearest neighbour.
 
 from __future__ import annotations
 
-import difflib
 import json
 import math
 import tomllib
@@ -18,7 +17,7 @@ from typing import Any, TypeVar, get_args, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
-from tagmask.errors import ConfigError
+from tagmask.errors import ConfigError, did_you_mean
 
 __all__ = ["build", "override", "plain", "read_toml", "write_toml"]
 
@@ -104,8 +103,7 @@ def _refuse_unknown_keys(kind: type, table: Mapping[str, Any], where: object, pr
     hints = _settings_fields(kind)
     for key, value in table.items():
         if key not in hints:
-            near = difflib.get_close_matches(key, hints, n=1)
-            guess = f"Did you mean {prefix}{near[0]}?" if near else f"Known here: {', '.join(sorted(hints))}."
+            guess = did_you_mean(key, sorted(hints), prefix=prefix)
             raise ConfigError(f"unknown key {prefix}{key}.", where=where, repair=guess)
         nested = hints[key]
         if nested is not None and isinstance(value, Mapping):
@@ -132,8 +130,7 @@ def plain(settings: Any) -> dict[str, Any]:
             return [strip(v) for v in value]
         return str(value) if isinstance(value, Path) else value
 
-    result: dict[str, Any] = strip(asdict(settings))
-    return result
+    return strip(asdict(settings))
 
 
 def write_toml(table: Mapping[str, Any], *, heading: str = "") -> str:

@@ -14,7 +14,12 @@ Every message says what is wrong with its value, where (file, case, key), and wh
 
 from __future__ import annotations
 
+import difflib
+import errno
+from collections.abc import Iterable
+
 __all__ = [
+    "DISK_FULL",
     "ConfigError",
     "GeometryError",
     "InputError",
@@ -23,7 +28,11 @@ __all__ = [
     "SecurityError",
     "TableError",
     "TagmaskError",
+    "did_you_mean",
 ]
+
+DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+"""What the system says where there is no room for a file: numbers of OSError."""
 
 
 class TagmaskError(ValueError):
@@ -80,3 +89,23 @@ class SecurityError(TagmaskError):
     """A file that asks for more trust than Tagmask gives."""
 
     exit_code = 4
+
+
+def did_you_mean(name: object, known: Iterable[str], *, prefix: str = "", cutoff: float = 0.6) -> str:
+    """Say what to do about an unknown name: the nearest that is known, or all of them.
+
+    Parameters
+    ----------
+    prefix
+        What goes before the known ones.
+    cutoff
+        Likeness in 0 ... 1 that a name must have to be near.
+
+    Examples
+    --------
+    >>> did_you_mean("stage", ["stages", "tau"], prefix="method."), did_you_mean("zzz", ["stages", "tau"])
+    ('Did you mean method.stages?', 'Known here: stages, tau.')
+    """
+    known = list(known)
+    near = difflib.get_close_matches(str(name), known, n=1, cutoff=cutoff)
+    return f"Did you mean {prefix}{near[0]}?" if near else f"Known here: {', '.join(known) or 'none'}."

@@ -40,8 +40,8 @@ from tagmask.networks.segmenter import SegmenterSettings
 from tagmask.networks.swinunet import SwinUNetSettings
 from tagmask.networks.textdiff import TextDiffSettings
 from tagmask.networks.transunet import TransUNetSettings
-from tagmask.plan import TrainPlan
 from tagmask.text import TextSettings
+from tagmask.train_settings import TrainPlan
 
 __all__ = [
     "DataSettings",

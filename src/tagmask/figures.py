@@ -212,8 +212,7 @@ def _rim(inside: np.ndarray, width: int) -> np.ndarray:
         core = (
             padded[1:-1, 1:-1] & padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
         )
-    rim: np.ndarray = inside & ~core
-    return rim
+    return inside & ~core
 
 
 def _rgb(name: str) -> np.ndarray:

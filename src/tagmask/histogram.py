@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
-from tagmask.io import atomic_write
+from tagmask.io import write_csv
 
 __all__ = ["ScoreHistogram"]
 
@@ -73,9 +72,10 @@ class ScoreHistogram:
             return
         while self.counts.shape[1] > bins:
             self._fold()
-        with atomic_write(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(["low", "high", "background", "truth"])
-            for n, (background, truth) in enumerate(self.counts.T.tolist()):
-                low = (self.first + n) * self.width
-                writer.writerow([repr(low), repr(low + self.width), background, truth])
+        lines = []
+        for n, (background, truth) in enumerate(self.counts.T.tolist()):
+            low = (self.first + n) * self.width
+            lines.append(
+                {"low": repr(low), "high": repr(low + self.width), "background": background, "truth": truth}
+            )
+        write_csv(path, ("low", "high", "background", "truth"), lines, line_end="\n")

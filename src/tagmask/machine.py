@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from tagmask import __version__
 from tagmask.errors import ConfigError
 
 __all__ = ["device_of", "environment"]
@@ -37,7 +38,6 @@ def device_of(name: str) -> str:
 def environment() -> dict[str, Any]:
     """Versions, machine and command, for manifests."""
     names = (
-        "tagmask",
         "torch",
         "numpy",
         "diffusers",
@@ -51,7 +51,7 @@ def environment() -> dict[str, Any]:
         "python": platform.python_version(),
         "platform": platform.platform(),
         "cores": os.cpu_count(),
-        "versions": {name: _version(name) for name in names},
+        "versions": {"tagmask": __version__} | {name: _version(name) for name in names},
         "command": sys.argv,
     }
 

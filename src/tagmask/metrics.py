@@ -184,7 +184,7 @@ def auc(score: np.ndarray, label: np.ndarray) -> float:
     float
         NaN when one class is missing.
     """
-    return auc_interval(score, label, np.zeros(len(score), dtype=int), draws=0).value
+    return auc_interval(score, label, np.zeros(len(score), dtype=int), resamples=0).value
 
 
 def auc_interval(
@@ -192,7 +192,7 @@ def auc_interval(
     label: np.ndarray,
     patient: np.ndarray,
     *,
-    draws: int = 2000,
+    resamples: int = 2000,
     seed: int = 0,
     level: float = 0.95,
 ) -> Interval:
@@ -219,14 +219,14 @@ def auc_interval(
         won = np.einsum("bi,ij,bj->b", weights, table[:, :p], weights, optimize=True)
         return _ratio(won, (weights @ table[:, p]) * (weights @ table[:, p + 1]))
 
-    return _percentiles(area, p, draws, seed, level)
+    return _percentiles(area, p, resamples, seed, level)
 
 
 def bootstrap_ci(
     sums: np.ndarray,
     statistic: Callable[[np.ndarray], np.ndarray],
     *,
-    draws: int = 2000,
+    resamples: int = 2000,
     seed: int = 0,
     level: float = 0.95,
 ) -> Interval:
@@ -238,7 +238,7 @@ def bootstrap_ci(
         What each patient adds: (sum of values, number of values) for a mean, (tp, fp, fn) for a pooled Dice.
     statistic
         (B, K) totals to (B,) numbers.
-    draws, seed, level
+    resamples, seed, level
         Number of resamples, their seed, the coverage.
 
     Returns
@@ -247,17 +247,19 @@ def bootstrap_ci(
         The number on all patients, and its bounds; NaN bounds with fewer than two patients.
     """
     table = np.asarray(sums, dtype=np.float64)
-    return _percentiles(lambda weights: statistic(weights @ table), len(table), draws, seed, level)
+    return _percentiles(lambda weights: statistic(weights @ table), len(table), resamples, seed, level)
 
 
 def _percentiles(
-    statistic: Callable[[np.ndarray], np.ndarray], patients: int, draws: int, seed: int, level: float
+    statistic: Callable[[np.ndarray], np.ndarray], patients: int, resamples: int, seed: int, level: float
 ) -> Interval:
     """Statistic (of (B, P) patient weights) with every patient once, and over resamples."""
     value = float(statistic(np.ones((1, patients)))[0])
-    if patients < 2 or draws < 1:
+    if patients < 2 or resamples < 1:
         return Interval(value, float("nan"), float("nan"))
-    weights = np.random.default_rng(seed).multinomial(patients, np.full(patients, 1 / patients), size=draws)
+    weights = np.random.default_rng(seed).multinomial(
+        patients, np.full(patients, 1 / patients), size=resamples
+    )
     drawn = statistic(weights.astype(np.float64))
     drawn = drawn[np.isfinite(drawn)]
     if not drawn.size:

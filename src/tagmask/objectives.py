@@ -1,4 +1,4 @@
-"""How each network learns: (network, batch, draws) -> loss, about ten lines each.
+"""How each network learns: (network, batch, noise) -> loss, about ten lines each.
 
 All randomness arrives as an argument, so that a step is a function of its number.
 """
@@ -17,30 +17,30 @@ from tagmask.networks.classifier import Classifier
 from tagmask.networks.cnn import CNN
 from tagmask.networks.denoiser import Denoiser
 
-__all__ = ["Draws", "classify", "classify_clean", "denoise", "segment", "variational_bound"]
+__all__ = ["StepNoise", "classify", "classify_clean", "denoise", "segment", "variational_bound"]
 
 
 @dataclass(frozen=True)
-class Draws:
+class StepNoise:
     """The randomness of one step, one entry a slice.
 
     Parameters
     ----------
     t : (B,) int64
         Steps 1 ... T.
-    noise : (B, C, S, S) float32
+    eps : (B, C, S, S) float32
         Standard normal.
     drop : (B,) bool
         Slices whose label is hidden, so that one network serves conditional and unconditional use.
     """
 
     t: Tensor
-    noise: Tensor
+    eps: Tensor
     drop: Tensor
 
 
 def denoise(
-    denoiser: Denoiser, schedule: NoiseSchedule, image: Tensor, label: Tensor, draws: Draws
+    denoiser: Denoiser, schedule: NoiseSchedule, image: Tensor, label: Tensor, noise: StepNoise
 ) -> Tensor:
     """Mean of (ε - ε_θ(x_t, t, y))², with a learnt variance its bound besides (Nichol & Dhariwal 2021, Eq. 16).
 
@@ -53,12 +53,12 @@ def denoise(
     -------
     Tensor : () float32
     """
-    x = schedule.add_noise(image, draws.t, draws.noise)
-    y = torch.where(draws.drop, denoiser.settings.classes, label)  # the row after the classes is "no label"
-    eps, v = denoiser.eps_and_variance(x, draws.t, denoiser.embed(y))
-    loss = F.mse_loss(eps.float(), draws.noise)
+    x = schedule.add_noise(image, noise.t, noise.eps)
+    y = torch.where(noise.drop, denoiser.settings.classes, label)  # the row after the classes is "no label"
+    eps, v = denoiser.eps_and_variance(x, noise.t, denoiser.embed(y))
+    loss = F.mse_loss(eps.float(), noise.eps)
     if v is not None:
-        loss = loss + variational_bound(schedule, image, x, draws.t, eps.detach().float(), v.float()).mean()
+        loss = loss + variational_bound(schedule, image, x, noise.t, eps.detach().float(), v.float()).mean()
     return loss
 
 
@@ -99,8 +99,7 @@ def variational_bound(
     )  # fmt: skip
     decoder = -_log_likelihood(x0, model, (0.5 * log_model).exp())
     terms = torch.where(t.reshape(-1, 1, 1, 1) > 1, divergence, decoder)
-    bits: Tensor = terms.flatten(1).mean(dim=1) / math.log(2)
-    return bits
+    return terms.flatten(1).mean(dim=1) / math.log(2)
 
 
 def _log_likelihood(x: Tensor, mean: Tensor, sigma: Tensor) -> Tensor:
@@ -108,16 +107,15 @@ def _log_likelihood(x: Tensor, mean: Tensor, sigma: Tensor) -> Tensor:
     upper = torch.special.ndtr((x - mean + 1 / 255) / sigma)
     lower = torch.special.ndtr((x - mean - 1 / 255) / sigma)
     inside = torch.where(x < -0.999, upper, torch.where(x > 0.999, 1 - lower, upper - lower))
-    result: Tensor = inside.clamp(min=1e-12).log()
-    return result
+    return inside.clamp(min=1e-12).log()
 
 
 def classify(
-    classifier: Classifier, schedule: NoiseSchedule, image: Tensor, label: Tensor, draws: Draws
+    classifier: Classifier, schedule: NoiseSchedule, image: Tensor, label: Tensor, noise: StepNoise
 ) -> Tensor:
     """Cross-entropy of the tag, seen through noise of every level (Dhariwal & Nichol 2021, Sect. 4.1)."""
-    x = schedule.add_noise(image, draws.t, draws.noise)
-    return F.cross_entropy(classifier(x, draws.t).float(), label)
+    x = schedule.add_noise(image, noise.t, noise.eps)
+    return F.cross_entropy(classifier(x, noise.t).float(), label)
 
 
 def classify_clean(cnn: CNN, image: Tensor, label: Tensor) -> Tensor:
@@ -144,7 +142,4 @@ def segment(
     p = logits.sigmoid()
     pixels = (1, 2, 3) if per_image else (0, 1, 2, 3)
     overlap = (2 * (p * mask).sum(pixels) + 1) / (p.sum(pixels) + mask.sum(pixels) + 1)
-    loss: Tensor = cross_entropy * F.binary_cross_entropy_with_logits(logits, mask) + dice * (
-        1 - overlap.mean()
-    )
-    return loss
+    return cross_entropy * F.binary_cross_entropy_with_logits(logits, mask) + dice * (1 - overlap.mean())

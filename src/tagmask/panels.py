@@ -14,11 +14,22 @@ from typing import Any, Literal, cast, get_args
 import numpy as np
 
 from tagmask.errors import InputError
+from tagmask.grids import Plane, plan
 from tagmask.io import atomic_write
-from tagmask.slices import Grid, Plane, SliceSettings, split, split_map
+from tagmask.slices import SliceSettings, split, split_map
 from tagmask.types import Study
 
-__all__ = ["Choice", "Kind", "Loaded", "Panel", "choose", "cut", "keep_panels", "read_panels", "write_panels"]
+__all__ = [
+    "Kind",
+    "Loaded",
+    "Panel",
+    "PanelSlice",
+    "choose",
+    "cut",
+    "keep_panels",
+    "read_panels",
+    "write_panels",
+]
 
 Kind = Literal["best", "median", "worst", "negative"]
 _MAX_SIDE = 256
@@ -32,7 +43,7 @@ _NAMES = ("image", "truth", "mask", "score")
 
 
 @dataclass(frozen=True)
-class Choice:
+class PanelSlice:
     """A slice that the report shows.
 
     Parameters
@@ -70,14 +81,14 @@ class Panel:
         In the method's own unit; None where there is no score map.
     """
 
-    choice: Choice
+    choice: PanelSlice
     image: np.ndarray | None
     truth: np.ndarray
     mask: np.ndarray
     score: np.ndarray | None
 
 
-def choose(rows: Iterable[Mapping[str, Any]], each: int = 3) -> list[Choice]:
+def choose(rows: Iterable[Mapping[str, Any]], each: int = 3) -> list[PanelSlice]:
     """Choose best, median and worst positive slices, and negative ones, from the slices of one method.
 
     A kind prefers different patients (or cases, where no patient is named), since neighbouring slices look
@@ -93,14 +104,14 @@ def choose(rows: Iterable[Mapping[str, Any]], each: int = 3) -> list[Choice]:
 
     Returns
     -------
-    list of Choice
+    list of PanelSlice
         Best first, then median, worst, negative; no slice twice.
     """
-    positives: list[tuple[str, Choice]] = []
-    negatives: list[tuple[str, Choice]] = []
+    positives: list[tuple[str, PanelSlice]] = []
+    negatives: list[tuple[str, PanelSlice]] = []
     for row in rows:
         positive = _number(row.get("positive")) == 1
-        choice = Choice(
+        choice = PanelSlice(
             "best" if positive else "negative",
             str(row["case"]),
             int(_number(row.get("slice")) or 0),
@@ -125,11 +136,11 @@ def choose(rows: Iterable[Mapping[str, Any]], each: int = 3) -> list[Choice]:
 
 
 def _take(
-    candidates: Sequence[tuple[str, Choice]], kind: Kind, most: int, taken: set[tuple[str, int]]
-) -> list[Choice]:
+    candidates: Sequence[tuple[str, PanelSlice]], kind: Kind, most: int, taken: set[tuple[str, int]]
+) -> list[PanelSlice]:
     """Take the first candidates not taken yet, one per patient where that is possible."""
-    firsts: list[Choice] = []
-    others: list[Choice] = []
+    firsts: list[PanelSlice] = []
+    others: list[PanelSlice] = []
     seen: set[str] = set()
     for patient, choice in candidates:
         if (choice.case, choice.slice) not in taken:
@@ -152,7 +163,7 @@ def _number(value: object) -> float | None:
 
 
 def cut(
-    choice: Choice,
+    choice: PanelSlice,
     study: Study,
     plane: Plane,
     *,
@@ -180,7 +191,7 @@ def cut(
     ValueError
         Arrays that are not on the study's grid.
     """
-    whole = split(study, SliceSettings(plane=plane, size=1), only=()).grid
+    whole = plan(study, plane, 1)
     size = min(_MAX_SIDE, max(whole.shape[whole.rows], whole.shape[whole.cols]))
     colour = study.kind == "picture" and len(study.image) >= 3
     low, high = float(study.image.min()), float(study.image.max())
@@ -194,12 +205,11 @@ def cut(
     )
     pieces = split(study, settings, only=[choice.slice])
     grid, only = pieces.grid, [choice.slice]
-    picture = np.rint((_content(pieces.image[0], grid) + 1) * 127.5).astype(np.uint8)
+    picture = np.rint((pieces.image[0][:, *grid.window] + 1) * 127.5).astype(np.uint8)
     picture = np.ascontiguousarray(picture.transpose(1, 2, 0)) if colour else picture[0]
 
     def plane_of(volume: np.ndarray) -> np.ndarray:
-        piece: np.ndarray = _content(split_map(np.asarray(volume, np.float32), grid, only), grid)[0]
-        return piece
+        return split_map(np.asarray(volume, np.float32), grid, only)[0][grid.window]
 
     return Panel(
         choice,
@@ -208,13 +218,6 @@ def cut(
         plane_of(mask) >= 0.5,
         None if scores is None else plane_of(scores),
     )
-
-
-def _content(square: np.ndarray, grid: Grid) -> np.ndarray:
-    """Leave the padding of (..., S, S) away."""
-    height, width = grid.content
-    top, left = (grid.size - height) // 2, (grid.size - width) // 2
-    return square[..., top : top + height, left : left + width]
 
 
 Loaded = tuple[Study, np.ndarray, np.ndarray, np.ndarray | None]
@@ -271,7 +274,7 @@ def read_panels(path: Path) -> list[Panel]:
         with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
             meta = json.loads(file["meta"].tobytes().decode())[:_MAX_PANELS]
             return [
-                _panel(Choice(**entry), {k: file[f"{k}_{n}"] for k in _NAMES if f"{k}_{n}" in file})
+                _panel(PanelSlice(**entry), {k: file[f"{k}_{n}"] for k in _NAMES if f"{k}_{n}" in file})
                 for n, entry in enumerate(meta)
             ]
     except _DAMAGE as error:
@@ -282,7 +285,7 @@ def read_panels(path: Path) -> list[Panel]:
         ) from error
 
 
-def _panel(choice: Choice, arrays: Mapping[str, np.ndarray]) -> Panel:
+def _panel(choice: PanelSlice, arrays: Mapping[str, np.ndarray]) -> Panel:
     """Make a panel of arrays of one shape; KeyError or ValueError where they are not."""
     truth, mask, image, score = arrays["truth"], arrays["mask"], arrays.get("image"), arrays.get("score")
     for array in (truth, mask, *(a for a in (image, score) if a is not None)):

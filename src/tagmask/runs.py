@@ -22,19 +22,19 @@ from typing import Any
 
 import torch
 
-from tagmask.attachments import TextReader, attach_backbone, open_reader
-from tagmask.chosen import with_chosen
 from tagmask.config import build, plain
 from tagmask.data.prepared import Prepared
 from tagmask.errors import ConfigError, RunError
 from tagmask.experiment import Experiment, load_experiment, overridden
-from tagmask.identity import keep_shots, refuse_difference, refuse_other_data, shots_of
-from tagmask.io import atomic_write
+from tagmask.frozen_parts import TextReader, attach_backbone, open_reader
+from tagmask.io import write_json, write_text
 from tagmask.machine import environment
 from tagmask.methods import METHODS, Networks, settings_of
 from tagmask.networks import weights
 from tagmask.networks.kinds import MASK_LEARNERS, NETWORKS, reads_text
+from tagmask.resume import keep_shots, refuse_difference, refuse_other_data, shots_of
 from tagmask.slices import SliceSettings
+from tagmask.tuned_settings import with_chosen
 from tagmask.types import Method
 
 __all__ = ["Run"]
@@ -81,14 +81,12 @@ class Run:
         shots = shots_of(experiment, prepared)
         path.mkdir(parents=True, exist_ok=True)
         keep_shots(path, shots)
-        with atomic_write(path / "experiment.toml") as temporary:
-            temporary.write_text(experiment.to_toml(), encoding="utf-8")
+        write_text(path / "experiment.toml", experiment.to_toml())
         if not (path / "environment.json").exists():
             record = {**environment(), "data": prepared.fingerprint, "slices": plain(prepared.settings)}
             if prepared.supervised:
                 record["masks_read"] = prepared.masks_read
-            with atomic_write(path / "environment.json") as temporary:
-                temporary.write_text(json.dumps(record, indent=1), encoding="utf-8")
+            write_json(path / "environment.json", record)
         return cls(path, experiment)
 
     @classmethod

@@ -8,8 +8,10 @@ from __future__ import annotations
 import numpy as np
 from scipy import ndimage
 
-__all__ = ["head_foreground", "largest_component", "otsu", "prior_of", "with_picture"]
+__all__ = ["BODY", "head_foreground", "largest_component", "otsu", "prior_of", "with_picture"]
 
+BODY = 0.025
+"""Share of a case's grey range above which a pixel is body: the papers' "> -0.95" in [-1, 1]."""
 _BINS = 256
 _EIGHT = np.ones((3, 3), dtype=bool)
 

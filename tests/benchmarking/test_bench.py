@@ -101,7 +101,7 @@ def test_names_of_data_and_fold_go_into_paths(tmp_path: Path) -> None:
         (['protocol = "cmd"', DATA, ROW], "unknown preset 'cmd'. Did you mean cdm?"),
         (["[protocol]\nseeds = []\n", DATA, ROW], "seeds = []"),
         (["[protocol]\nseeds = [1, 1]\n", DATA, ROW], "seeds = [1, 1]. Name at least one, each once."),
-        (["[protocol]\ndraws = 0\n", DATA, ROW], "draws = 0"),
+        (["[protocol]\nresamples = 0\n", DATA, ROW], "resamples = 0"),
         (['[protocol]\nempty_hd = "nil"\n', DATA, ROW], "empty_hd = 'nil'"),
         (["[protocol]\nmin_area_frac = 2\n", DATA, ROW], "evaluate.min_area_frac"),
         ([DATA + "min_area_frac = -1\n", ROW], "[data.toy]: -1.0 is no share"),

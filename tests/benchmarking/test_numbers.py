@@ -27,7 +27,7 @@ from tagmask.benchmarking.published import Printed
 from tagmask.benchmarking.tables import DataTable, Line, show_number, show_printed, write_tables
 from tagmask.metrics import Counts
 from tagmask.scoring.aggregate import PER_SLICE, SliceRecord, summarise
-from tagmask.scoring.scoreboard import plain, write_csv
+from tagmask.scoring.scoreboard import to_json, write_numbers
 
 
 def folds(*values: list[float]) -> list[dict[str, object]]:
@@ -175,7 +175,7 @@ def test_mean_interval_and_test_are_of_the_same_patients(tmp_path: Path) -> None
         truth = {f"p{i}": (tp, fp) for i in range(2)}
         write_evaluation(folder, truth)
         repeats.append(Repeat("", {"positives": folder}))
-    protocol = Protocol(setups=("positives",), metrics=("dice",), averaging="patient", draws=50)
+    protocol = Protocol(setups=("positives",), metrics=("dice",), averaging="patient", resamples=50)
     row = read_row(repeats, "method", protocol)
     number = row.numbers["positives", "dice"]
     expected = (1 + 20 / 111) / 2
@@ -192,12 +192,12 @@ def write_evaluation(folder: Path, patients: dict[str, tuple[int, int]]) -> None
     ]
     lines = [record.cells() for record in records]
     folder.mkdir()
-    write_csv(folder / "per_slice.csv", PER_SLICE, lines)
-    subsets = summarise(records, draws=5)
+    write_numbers(folder / "per_slice.csv", PER_SLICE, lines)
+    subsets = summarise(records, resamples=5)
     row = {"row": "method", "title": "M", "reads": "tags", "positives": subsets, "mixed": subsets}
     level = {"n": 0, "method": {"auc": math.nan}, "position": {"auc": math.nan, "fit": ""}, "detection": []}
     summary = {"rows": [row], "slices": {}, "truth": "", "hd95": {"unit": "px"}, "image_level": level}
-    (folder / "summary.json").write_text(json.dumps(plain(summary)))
+    (folder / "summary.json").write_text(json.dumps(to_json(summary)))
 
 
 # rows that are not complete

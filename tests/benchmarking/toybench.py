@@ -15,7 +15,7 @@ from tagmask.types import Batch, Prediction
 from tests import toys
 from tests.random_run import write_run
 
-PROTOCOL = "[protocol]\nseeds = [0, 1]\ndraws = 50\n"
+PROTOCOL = "[protocol]\nseeds = [0, 1]\nresamples = 50\n"
 
 
 @dataclass(frozen=True)

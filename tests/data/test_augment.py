@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from tagmask.data.augment import VARIANTS, AugmentSettings, augment, draw_variants, turned
-from tagmask.data.sampling import keyed
 from tagmask.errors import ConfigError
+from tagmask.seeds import keyed
 
 
 def pictures(count: int = 8) -> torch.Tensor:

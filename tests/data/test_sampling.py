@@ -5,7 +5,7 @@ from collections import Counter
 import pytest
 import torch
 
-from tagmask.data.sampling import Sampler, keyed
+from tagmask.data.sampling import Sampler
 from tagmask.errors import ConfigError
 
 LABELS = torch.tensor([0] * 7 + [1] * 3)
@@ -40,11 +40,3 @@ def test_any_step_can_be_asked_for_first() -> None:
 def test_one_tag_cannot_be_balanced() -> None:
     with pytest.raises(ConfigError, match="all 4 training slices have tag 1"):
         Sampler(torch.ones(4, dtype=torch.int64), batch=2, balance=True, seed=0)
-
-
-def test_keys_make_streams_of_their_own() -> None:
-    draws = [
-        torch.rand(3, generator=keyed(*key)) for key in [(0, "a", 1), (0, "a", 2), (1, "a", 1), (0, "b", 1)]
-    ]
-    assert all(not torch.equal(p, q) for i, p in enumerate(draws) for q in draws[:i])
-    assert torch.equal(draws[0], torch.rand(3, generator=keyed(0, "a", 1)))

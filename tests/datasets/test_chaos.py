@@ -10,11 +10,9 @@ import pytest
 import tagmask
 from tagmask.data.prepared import Prepared
 from tagmask.datasets.settings import DatasetSettings
-from tagmask.datasets.tags import _BODY
 from tagmask.errors import ConfigError, InputError
 from tagmask.io import read_mask, read_study, write_mask
 from tagmask.jobs.prepare import PrepareSummary
-from tagmask.scoring import ledger
 from tagmask.scoring.matching import truth_cases
 from tagmask.slices import SliceSettings
 from tests.datasets import folders
@@ -87,7 +85,6 @@ def test_test_slices_with_little_of_the_target_are_dropped_and_counted(root: Pat
     summary, prepared = run(root, tmp_path / "body", dataset=body)
     kept = {row["slice"] for row in prepared.index if row["split"] == "test"}
     assert kept == {1, 2, 3, 4}  # what is not air is kidney for the most part
-    assert ledger._BODY == _BODY
     none = DatasetSettings("chaos", min_area_frac=0.9)
     summary, prepared = run(root, tmp_path / "none", dataset=none)
     assert len(prepared) == 15 and {row["split"] for row in prepared.index} == {"train"}
@@ -141,7 +138,7 @@ def test_its_tables_serve_an_evaluation(root: Path, tmp_path: Path) -> None:
         mask = read_mask(case.mask, labels=KIDNEYS, image=case.images[0])
         study = read_study(case.images, id=name)
         write_mask(tmp_path / "results" / name, mask.array, study)
-    settings = tagmask.EvaluateSettings(mask_labels=KIDNEYS, draws=10)
+    settings = tagmask.EvaluateSettings(mask_labels=KIDNEYS, resamples=10)
     found = tagmask.evaluate(tmp_path / "results", tables, out=tmp_path / "evaluation", settings=settings)
     assert found.failed == () and found.value("dice") == 1
 

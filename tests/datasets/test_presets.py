@@ -65,7 +65,7 @@ def test_a_preset_of_another_data_set_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"no data set 'BraTS'\. Did you mean brats"):
         DatasetSettings("BraTS")
     with pytest.raises(
-        ConfigError, match="Known are brats, atlas, chaos, brain-mri, abdomen-mr, hippocampus"
+        ConfigError, match="Known here: brats, atlas, chaos, brain-mri, abdomen-mr, hippocampus"
     ):
         DatasetSettings("zzz")
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 from pathlib import Path
 
 import pytest
 
 from tagmask.errors import InputError, ResourceError
-from tagmask.io import atomic_write, case_files
+from tagmask.io import atomic_write, case_files, write_csv, write_json
 
 
 def test_a_block_that_ends_well_replaces_the_file(tmp_path: Path) -> None:
@@ -84,3 +85,18 @@ def test_a_link_is_replaced_not_followed(tmp_path: Path) -> None:
         temporary.write_text("new")
     assert outside.read_text() == "kept"
     assert not (tmp_path / "link.txt").is_symlink()
+
+
+def test_records_and_tables_say_what_they_were_given(tmp_path: Path) -> None:
+    write_json(tmp_path / "a.json", {"ä": [Path("x/y"), None, 0.1]})
+    assert (tmp_path / "a.json").read_text().isascii()
+    assert json.loads((tmp_path / "a.json").read_text()) == {"ä": ["x/y", None, 0.1]}
+    write_json(tmp_path / "a.json", {"ä": 1}, ascii=False)
+    assert "ä" in (tmp_path / "a.json").read_text(encoding="utf-8")
+    write_csv(tmp_path / "a.csv", ("a", "b"), [{"a": 1, "b": "x,y"}, {"a": 2}])
+    assert (tmp_path / "a.csv").read_bytes() == b'a,b\r\n1,"x,y"\r\n2,\r\n'
+    write_csv(tmp_path / "a.csv", ("a",), [{"a": 1}], line_end="\n")
+    assert (tmp_path / "a.csv").read_bytes() == b"a\n1\n"
+    with pytest.raises(ValueError, match="not in fieldnames"):
+        write_csv(tmp_path / "b.csv", ("a",), [{"c": 1}])
+    assert not (tmp_path / "b.csv").exists()

@@ -28,7 +28,7 @@ from tests import toys
 from tests.benchmarking import toybench
 from tests.random_run import network, write_run
 
-FAST = EvaluateSettings(draws=20)
+FAST = EvaluateSettings(resamples=20)
 
 
 @pytest.fixture(scope="module")

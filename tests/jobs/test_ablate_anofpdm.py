@@ -20,12 +20,12 @@ from tagmask.jobs.evaluate import EvaluateSettings
 from tagmask.jobs.segment import segment
 from tagmask.methods.anofpdm import AnoFPDM
 from tagmask.runs import Run
-from tagmask.scoring.scoreboard import write_csv
+from tagmask.scoring.scoreboard import write_numbers
 from tagmask.types import Batch
 from tests import toys
 from tests.random_run import write_run
 
-FAST = EvaluateSettings(draws=5)
+FAST = EvaluateSettings(resamples=5)
 BATCH = Batch(
     torch.rand(3, 1, toys.SIZE, toys.SIZE, generator=torch.Generator().manual_seed(1)) * 2 - 1,
     ("a/0", "a/1", "b/0"),
@@ -187,7 +187,7 @@ def sizes(result: AblateResult, out: Path) -> None:
         writer.writeheader()
         writer.writerows(rows)
     (drawing,) = ABLATIONS["size"].draw("size", "size", [one])
-    write_csv(out / "size.csv", drawing.columns, drawing.lines)
+    write_numbers(out / "size.csv", drawing.columns, drawing.lines)
     (out / "size.png").write_bytes(drawing.pictures["png"])
     (out / "size.svg").write_bytes(drawing.pictures["svg"])
     table = drawn(out, "size")

@@ -75,7 +75,7 @@ def encode(self: AnoFPDM, batch: Batch, seed: int) -> Iterator[tuple[int, Tensor
 
 def call(folder: Path, truth: Path, out: str, **options: Any) -> AblateResult:
     given: dict[str, Any] = {"method": "anofpdm", "device": "cpu", "tags": "none", "values": [0.5, 1.0, 2.0]}
-    settings = EvaluateSettings(draws=5)
+    settings = EvaluateSettings(resamples=5)
     return ablate(folder / "run", "regions", [truth / "labels.csv"], truth=truth, out=folder / out,
                   settings=settings, **{**given, **options})  # fmt: skip
 

@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 import torch
 
-from tagmask.attachments import BACKBONE, ENCODER, refuse_other_attachments
 from tagmask.benchmarking.bench import load_bench
-from tagmask.benchmarking.grounds import needed
+from tagmask.benchmarking.dependencies import needed
 from tagmask.config import build
 from tagmask.errors import RunError
 from tagmask.experiment import Experiment
+from tagmask.frozen_parts import BACKBONE, ENCODER, refuse_other_parts
 from tagmask.jobs import benchmark as module
 from tagmask.jobs.benchmark import BenchmarkResult, benchmark
 from tagmask.jobs.prepare import prepare
@@ -47,7 +47,7 @@ batch = 2
 [methods.pixel_classifier]
 [methods.unet]
 """
-PROTOCOL = '[protocol]\nseeds = [0]\ndraws = 20\nsetups = ["positives"]\nmetrics = ["dice"]\n'
+PROTOCOL = '[protocol]\nseeds = [0]\nresamples = 20\nsetups = ["positives"]\nmetrics = ["dice"]\n'
 
 
 @pytest.fixture
@@ -111,12 +111,12 @@ def test_another_text_encoder_is_refused_and_one_that_is_gone_is_not_another(tmp
     (encoder / "config.json").write_text("{}")
     weights.save(learnt, random_run.network("lvit"), {ENCODER: hash_bert(encoder), BACKBONE: "of no head"})
     experiment = build(Experiment, {"data": {"prepared": "-"}, "text": {"encoder": str(encoder)}})
-    refuse_other_attachments(learnt, experiment, name="lvit")
+    refuse_other_parts(learnt, experiment, name="lvit")
     (encoder / "config.json").write_text("{ }")
     with pytest.raises(RunError, match=f"with the text encoder {encoder} as it was"):
-        refuse_other_attachments(learnt, experiment, name="lvit")
+        refuse_other_parts(learnt, experiment, name="lvit")
     encoder.rename(tmp_path / "away")
-    refuse_other_attachments(learnt, experiment, name="lvit")
+    refuse_other_parts(learnt, experiment, name="lvit")
 
 
 # where the training of the backbone fails

@@ -65,7 +65,7 @@ def made(tmp_path_factory: pytest.TempPathFactory, masked: Path) -> tuple[Path, 
         masks[int(share * len(masks)) :] = 0
         np.save(folder / f"prepared-{draw}" / "masks.npy", masks)
     parts = (
-        '[protocol]\nseeds = [0, 1]\ndraws = 50\nsetups = ["positives"]\nmetrics = ["dice"]\n',
+        '[protocol]\nseeds = [0, 1]\nresamples = 50\nsetups = ["positives"]\nmetrics = ["dice"]\n',
         toybench.data(cohort, 'draws = ["0", "1"]', f'train = "{folder}/prepared-{{draw}}"'),
         toybench.row("Drawn", Path(f"{folder}/run-{{draw}}"), 'tags = "none"'),
         toybench.row("Once", folder / "once", 'tags = "none"'),

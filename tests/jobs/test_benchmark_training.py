@@ -29,7 +29,7 @@ batch = 2
 checkpoint_every = 1
 [methods.unet]
 """
-PROTOCOL = '[protocol]\nseeds = [0]\ndraws = 20\nsetups = ["positives"]\nmetrics = ["dice"]\n'
+PROTOCOL = '[protocol]\nseeds = [0]\nresamples = 20\nsetups = ["positives"]\nmetrics = ["dice"]\n'
 
 
 @pytest.fixture

@@ -99,7 +99,7 @@ def world(tmp_path: Path) -> World:
 
 
 def test_numbers_that_can_be_counted(world: World, tmp_path: Path) -> None:
-    found = evaluate(world.results, world.data, out=tmp_path / "out", draws=200)
+    found = evaluate(world.results, world.data, out=tmp_path / "out", resamples=200)
     assert found.summary["slices"] == {"evaluated": 24, "positives": 8, "unlisted": 0, "below_min_area": 0}
     assert found.summary["patients"] == 3 and found.failed == ()
     assert found.value("dice") == pytest.approx(0.5, abs=1e-5)
@@ -119,7 +119,7 @@ def test_numbers_that_can_be_counted(world: World, tmp_path: Path) -> None:
 
 
 def test_the_trivial_rows_are_always_there(world: World, tmp_path: Path) -> None:
-    found = evaluate(world.results, world.data, out=tmp_path / "out", draws=50)
+    found = evaluate(world.results, world.data, out=tmp_path / "out", resamples=50)
     reads = {r["row"]: r["reads"] for r in found.summary["rows"]}
     assert reads == {
         "method": "tags",
@@ -143,7 +143,7 @@ def test_the_trivial_rows_are_always_there(world: World, tmp_path: Path) -> None
 
 
 def test_image_level(world: World, tmp_path: Path) -> None:
-    level = evaluate(world.results, world.data, out=tmp_path / "out", draws=50).summary["image_level"]
+    level = evaluate(world.results, world.data, out=tmp_path / "out", resamples=50).summary["image_level"]
     assert level["against"] == "tags" and (level["n"], level["positives"]) == (24, 8)
     assert level["method"]["auc"] == 1.0 and level["method"]["score"] == "slices.csv"
     assert level["position"]["fit"] == "nothing" and 0.7 < level["position"]["auc"] < 1
@@ -154,7 +154,7 @@ def test_image_level(world: World, tmp_path: Path) -> None:
 
 def test_files_say_what_the_summary_says(world: World, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    found = evaluate(world.results, world.data, out=out, draws=50)
+    found = evaluate(world.results, world.data, out=out, resamples=50)
     assert json.loads((out / "summary.json").read_text(encoding="utf-8")) == found.summary
     lines = [r for r in read_lines(out / "per_slice.csv") if r["row"] == "method"]
     assert len(lines) == 24
@@ -193,13 +193,17 @@ def test_files_say_what_the_summary_says(world: World, tmp_path: Path) -> None:
 
 def test_labels_tags_and_planes(world: World, tmp_path: Path) -> None:
     found = evaluate(
-        world.results, world.data, out=tmp_path / "one", mask_labels=(2,), positives="tag", draws=20
+        world.results, world.data, out=tmp_path / "one", mask_labels=(2,), positives="tag", resamples=20
     )
     assert found.summary["slices"]["positives"] == 8  # by tag; but label 2 is in one slice of a and b only
     assert found.summary["warnings"]["tag1_without_mask"] == 6
     assert found.value("recall") == 0.5
     coronal = evaluate(
-        world.results, world.root / "data" / "masks" / "test", out=tmp_path / "two", plane="coronal", draws=20
+        world.results,
+        world.root / "data" / "masks" / "test",
+        out=tmp_path / "two",
+        plane="coronal",
+        resamples=20,
     )
     assert coronal.summary["slices"]["evaluated"] == 30
     assert coronal.summary["rows"][0]["positives"]["image"]["dice"]["n"] == 8
@@ -212,7 +216,7 @@ def test_labels_tags_and_planes(world: World, tmp_path: Path) -> None:
 def test_slices_that_the_table_does_not_list_do_not_count(world: World, tmp_path: Path) -> None:
     rows = [r for r in read_lines(world.data / "labels.csv") if r["slice"] in ("2", "7")]
     write_lines(world.data / "labels.csv", rows)  # type: ignore[arg-type]
-    found = evaluate(world.results, world.data, out=tmp_path / "out", draws=20)
+    found = evaluate(world.results, world.data, out=tmp_path / "out", resamples=20)
     assert found.summary["slices"] == {"evaluated": 6, "positives": 2, "unlisted": 18, "below_min_area": 0}
 
 
@@ -220,16 +224,16 @@ def test_a_slice_beyond_the_volume_names_the_plane(world: World, tmp_path: Path)
     rows = read_lines(world.data / "labels.csv")
     rows[0]["slice"] = "8"
     write_lines(world.data / "labels.csv", rows)  # type: ignore[arg-type]
-    found = evaluate(world.results, world.data, out=tmp_path / "out", draws=20)
+    found = evaluate(world.results, world.data, out=tmp_path / "out", resamples=20)
     assert [c for c, _ in found.failed] == ["a"]
     assert "slice 8" in found.failed[0][1] and "plane" in found.failed[0][1]
 
 
 def test_small_targets_can_be_dropped(world: World, tmp_path: Path) -> None:
-    found = evaluate(world.results, world.data, out=tmp_path / "one", min_area_frac=0.10, draws=20)
+    found = evaluate(world.results, world.data, out=tmp_path / "one", min_area_frac=0.10, resamples=20)
     assert found.summary["slices"] == {"evaluated": 8, "positives": 8, "unlisted": 0, "below_min_area": 16}
     with pytest.raises(InputError, match=r"16 slices|24 slices"):
-        evaluate(world.results, world.data, out=tmp_path / "two", min_area_frac=0.15, draws=20)
+        evaluate(world.results, world.data, out=tmp_path / "two", min_area_frac=0.15, resamples=20)
     body = evaluate(
         world.results,
         world.data,
@@ -237,7 +241,7 @@ def test_small_targets_can_be_dropped(world: World, tmp_path: Path) -> None:
         min_area_frac=0.15,
         area_of="body",
         ap_over="body",
-        draws=20,
+        resamples=20,
     )  # the body is 64 of 120 pixels and some noise
     assert body.summary["slices"]["evaluated"] == 8
     assert body.value("auprc", row="all_foreground") > 16 / 120  # type: ignore[operator]
@@ -246,7 +250,7 @@ def test_small_targets_can_be_dropped(world: World, tmp_path: Path) -> None:
 def test_hd95_rules(world: World, tmp_path: Path) -> None:
     cells = {}
     for rule in ("exclude", "diagonal", "zero"):
-        found = evaluate(world.results, world.data, out=tmp_path / rule, empty_hd=rule, draws=20)
+        found = evaluate(world.results, world.data, out=tmp_path / rule, empty_hd=rule, resamples=20)
         cells[rule] = found.summary["rows"][1]["positives"]["image"]["hd95"]
         if rule != "exclude":
             assert "8 penalised" in (tmp_path / rule / "summary.md").read_text(encoding="utf-8")
@@ -263,9 +267,9 @@ def test_one_bad_case_does_not_stop_the_others(world: World, tmp_path: Path) -> 
     write_volume(masks / "a.nii.gz", np.zeros((12, 10, 7), np.uint8))
     (masks / "c.nii.gz").write_bytes(b"")
     write_volume(masks / "x.nii.gz", np.zeros((2, 2, 2), np.uint8))
-    found = evaluate(world.results, world.data, out=tmp_path / "out", draws=20)
+    found = evaluate(world.results, world.data, out=tmp_path / "out", resamples=20)
     assert dict(found.failed).keys() == {"a", "c"}
-    assert "(12, 10, 7)" in dict(found.failed)["a"] and "(12, 10, 8)" in dict(found.failed)["a"]
+    assert "The mask is 12 x 10 x 7, the truth is 12 x 10 x 8" in dict(found.failed)["a"]
     assert found.summary["cases"]["extra"] == ["x"] and found.summary["slices"]["evaluated"] == 8
     assert "a was left out" in (tmp_path / "out" / "summary.md").read_text(encoding="utf-8")
     assert found.value("dice") == pytest.approx(0.5, abs=1e-5)
@@ -273,7 +277,7 @@ def test_one_bad_case_does_not_stop_the_others(world: World, tmp_path: Path) -> 
 
 def test_missing_results_are_listed(world: World, tmp_path: Path) -> None:
     (world.results / "masks" / "b.nii.gz").unlink()
-    found = evaluate(world.results, world.data, out=tmp_path / "out", draws=20)
+    found = evaluate(world.results, world.data, out=tmp_path / "out", resamples=20)
     assert found.summary["cases"]["missing"] == ["b"] and found.summary["cases"]["matched"] == 2
 
 
@@ -284,7 +288,7 @@ def test_affine_noise_passes_and_a_shift_does_not(
     moved = AFFINE.copy()
     moved[0, 3] += shift
     write_volume(world.results / "masks" / "a.nii.gz", world.mask["a"], moved)
-    found = evaluate(world.results, world.data, out=tmp_path / "out", draws=20)
+    found = evaluate(world.results, world.data, out=tmp_path / "out", resamples=20)
     assert [c for c, _ in found.failed] == ([] if accepted else ["a"])
 
 
@@ -308,7 +312,7 @@ def test_every_case_unreadable_is_an_error(world: World, tmp_path: Path) -> None
 
 def test_a_folder_of_masks_alone(world: World, tmp_path: Path) -> None:
     found = evaluate(
-        world.results / "masks", world.root / "data" / "masks" / "test", out=tmp_path / "out", draws=20
+        world.results / "masks", world.root / "data" / "masks" / "test", out=tmp_path / "out", resamples=20
     )
     rows = [r["row"] for r in found.summary["rows"]]
     assert rows == ["method", "all_empty", "all_foreground"]
@@ -322,7 +326,7 @@ def test_a_folder_of_masks_alone(world: World, tmp_path: Path) -> None:
             world.root / "data" / "masks" / "test",
             out=tmp_path / "o",
             positives="tag",
-            draws=20,
+            resamples=20,
         )
     tagged = evaluate(
         world.results / "masks",
@@ -330,27 +334,29 @@ def test_a_folder_of_masks_alone(world: World, tmp_path: Path) -> None:
         out=tmp_path / "tagged",
         table=world.data / "labels.csv",
         positives="tag",
-        draws=20,
+        resamples=20,
     )
     assert tagged.summary["image_level"]["against"] == "tags" and tagged.summary["slices"]["positives"] == 8
 
 
 def test_predicted_tags_are_never_taken_for_tags(world: World, tmp_path: Path) -> None:
     truth = world.root / "data" / "masks" / "test"
-    found = evaluate(world.results, truth, out=tmp_path / "one", draws=20)  # slices.csv says tag 1, predicted
+    found = evaluate(
+        world.results, truth, out=tmp_path / "one", resamples=20
+    )  # slices.csv says tag 1, predicted
     assert found.summary["warnings"]["untagged"] == 24
     lines = read_lines(world.results / "slices.csv")
     write_lines(world.results / "slices.csv", [{**r, "tag_source": "given"} for r in lines])
-    given = evaluate(world.results, truth, out=tmp_path / "two", draws=20)
+    given = evaluate(world.results, truth, out=tmp_path / "two", resamples=20)
     assert given.summary["warnings"]["untagged"] == 0 and given.summary["warnings"]["tag1_without_mask"] == 16
     assert given.summary["rows"][0]["reads"] == "tags, tags of these slices"
 
 
 def test_order_of_cases_and_company_change_nothing(world: World, tmp_path: Path) -> None:
-    everything = evaluate(world.results, world.data, out=tmp_path / "all", draws=20)
+    everything = evaluate(world.results, world.data, out=tmp_path / "all", resamples=20)
     for name in "ac":
         (world.results / "masks" / f"{name}.nii.gz").unlink()
-    alone = evaluate(world.results, world.data, out=tmp_path / "alone", draws=20)
+    alone = evaluate(world.results, world.data, out=tmp_path / "alone", resamples=20)
 
     def of_b(folder: str) -> list[dict[str, str]]:
         lines = read_lines(tmp_path / folder / "per_slice.csv")
@@ -396,7 +402,7 @@ def picture_world(root: Path) -> None:
 def test_pictures_val_masks_and_positions(tmp_path: Path) -> None:
     picture_world(tmp_path)
     found = evaluate(
-        tmp_path / "results", tmp_path / "test", out=tmp_path / "out", val=tmp_path / "val", draws=20
+        tmp_path / "results", tmp_path / "test", out=tmp_path / "out", val=tmp_path / "val", resamples=20
     )
     assert found.summary["hd95"]["unit"] == "px"
     assert found.value("dice") == 1.0 and len(found.summary["cases"]["extra"]) == 10
@@ -431,7 +437,9 @@ def test_mean_of_the_train_masks_lands_on_the_grid_of_the_case(tmp_path: Path) -
     write_volume(tmp_path / "truth" / "a.nii.gz", truth, np.eye(4))
     write_volume(tmp_path / "results" / "a.nii.gz", truth * 0, np.eye(4))
     train = prepared(tmp_path / "train", truth, supervised=True)
-    found = evaluate(tmp_path / "results", tmp_path / "truth", out=tmp_path / "out", train=train, draws=20)
+    found = evaluate(
+        tmp_path / "results", tmp_path / "truth", out=tmp_path / "out", train=train, resamples=20
+    )
     reads = {r["row"]: r["reads"] for r in found.summary["rows"]}
     assert reads["mean_train_mask"] == reads["mean_train_mask_by_position"] == "train masks"
     assert found.value("dice", row="mean_train_mask") > 0.9  # type: ignore[operator]
@@ -444,7 +452,7 @@ def test_mean_of_the_train_masks_lands_on_the_grid_of_the_case(tmp_path: Path) -
 
 def test_a_train_folder_without_masks_gives_the_position_row_only(world: World, tmp_path: Path) -> None:
     train = prepared(tmp_path / "train", world.truth["a"], supervised=False)
-    found = evaluate(world.results, world.data, out=tmp_path / "out", train=train, draws=20)
+    found = evaluate(world.results, world.data, out=tmp_path / "out", train=train, resamples=20)
     assert not any(r["row"].startswith("mean") for r in found.summary["rows"])
     assert any("train masks is absent" in note for note in found.summary["notes"])
     # the 8 positives stand above 12 of the 16 negatives; the 4 middle ones of c tie
@@ -453,10 +461,10 @@ def test_a_train_folder_without_masks_gives_the_position_row_only(world: World, 
 
 
 def test_seeds_side_by_side(world: World, tmp_path: Path) -> None:
-    first = evaluate(world.results, world.data, out=tmp_path / "one", draws=20)
+    first = evaluate(world.results, world.data, out=tmp_path / "one", resamples=20)
     for name in "ab":
         write_volume(world.results / "masks" / f"{name}.nii.gz", world.truth[name])
-    second = evaluate(world.results, world.data, out=tmp_path / "two", draws=20)
+    second = evaluate(world.results, world.data, out=tmp_path / "two", resamples=20)
     lines = combine([first.summary, tmp_path / "two" / "summary.json"])
     dice = next(c for c in lines if tuple(c[k] for k in ("row", "subset", "per", "metric")) == KEY)
     assert dice["mean"] == pytest.approx(0.75, abs=1e-4) and dice["runs"] == 2

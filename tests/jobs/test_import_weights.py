@@ -14,9 +14,10 @@ import tagmask
 from tagmask.config import plain, write_toml
 from tagmask.diffusion.schedule import NoiseSchedule
 from tagmask.errors import ConfigError, InputError, RunError, SecurityError, TagmaskError
+from tagmask.io import sha256
 from tagmask.jobs.import_weights import import_weights
 from tagmask.networks import weights
-from tagmask.networks.adm import PUBLISHED
+from tagmask.networks.adm_checkpoint import PUBLISHED
 from tagmask.networks.denoiser import Denoiser
 from tagmask.networks.features import FeatureSettings
 from tests.networks.adm_state import published_state
@@ -55,9 +56,9 @@ def test_a_pt_file_becomes_a_denoiser_key_by_key(
     assert back.settings == result.settings == SETTINGS
     assert all(torch.equal(tensor, back.state_dict()[name]) for name, tensor in net.state_dict().items())
     assert result.parameters == sum(t.numel() for t in state.values())
-    assert result.sha256 == weights.sha256(out) and f"{result.parameters:,} parameters" in str(result)
+    assert result.sha256 == sha256(out) and f"{result.parameters:,} parameters" in str(result)
     noted = weights.read_metadata(out)["metadata"]
-    assert noted == {"imported": "published.pt", "imported_sha256": weights.sha256(path)}
+    assert noted == {"imported": "published.pt", "imported_sha256": sha256(path)}
     assert [p.name for p in out.parent.iterdir()] == [out.name]
     features = weights.load_features(FeatureSettings(out), NoiseSchedule.linear(), result.sha256)
     assert [f.shape[1] for f in features(torch.zeros(1, 3, 32, 32))] == [48, 48, 24, 24]

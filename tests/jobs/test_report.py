@@ -16,7 +16,7 @@ import pytest
 from tagmask.errors import InputError
 from tagmask.histogram import ScoreHistogram
 from tagmask.jobs.report import report
-from tagmask.panels import Choice, Panel, write_panels
+from tagmask.panels import Panel, PanelSlice, write_panels
 
 HOSTILE = "<script>alert(1)</script>\"'&é"
 Make = Callable[..., Path]
@@ -84,7 +84,7 @@ def make(tmp_path: Path) -> Make:
             path.mkdir()
         rng = np.random.default_rng(0)
         kinds = ("best", "median", "worst", "negative")
-        chosen = [Choice(kinds[n % 4], f"{HOSTILE}{n}", n, 0.5, 9, 8) for n in range(cases)]  # type: ignore[arg-type]
+        chosen = [PanelSlice(kinds[n % 4], f"{HOSTILE}{n}", n, 0.5, 9, 8) for n in range(cases)]  # type: ignore[arg-type]
         truth = np.zeros((side, side), bool)
         truth[3:9, 4:9] = True
         write_panels(

@@ -16,11 +16,10 @@ import torch
 from PIL import Image
 
 from tagmask.errors import ConfigError, InputError, RunError
-from tagmask.io import read_mask, read_scores
+from tagmask.io import read_mask, read_scores, sha256
 from tagmask.jobs.segment import SegmentResult, segment
-from tagmask.networks import weights
 from tagmask.runs import Run
-from tagmask.segmenting import bench, cases
+from tagmask.segmenting import cases, workbench
 from tagmask.slices import SliceSettings
 from tagmask.types import Batch, Prediction
 from tests.io.files import save_series
@@ -221,7 +220,7 @@ def test_the_manifest_says_how_the_masks_came_about(run: Path, tmp_path: Path) -
     )
     assert settings["slices"]["size"] == 16
     assert manifest["weights"] == {
-        n: weights.sha256(run / "weights" / f"{n}.safetensors") for n in ("denoiser", "classifier")
+        n: sha256(run / "weights" / f"{n}.safetensors") for n in ("denoiser", "classifier")
     }
     assert manifest["environment"]["versions"]["torch"] == torch.__version__
     cases = {case["case"]: case for case in manifest["cases"]}
@@ -242,7 +241,7 @@ def test_a_row_for_every_slice_in_the_order_of_the_inputs(run: Path, tmp_path: P
     )
     result = segment(run, [listed, picture(tmp_path / "x.png")], out=tmp_path / "out")
     rows = slices_of(result)
-    assert tuple(rows[0]) == bench.COLUMNS
+    assert tuple(rows[0]) == workbench.COLUMNS
     assert [(r["id"], r["case"], r["slice"], r["patient"]) for r in rows] == [
         ("row0", "v", "0", "P"), ("row1", "v", "1", "P"), ("v/2", "v", "2", "v"), ("x", "x", "0", "x"),
     ]  # fmt: skip
@@ -515,14 +514,14 @@ def test_a_case_that_the_method_cannot_do(run: Path, tmp_path: Path, monkeypatch
 def test_a_case_that_cannot_be_written_leaves_nothing(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = bench.write_scores
+    real = workbench.write_scores
 
     def breaks(path: Path, *rest: Any) -> Path:
         if path.name == "p1":
             raise OSError("the disk is gone")
         return real(path, *rest)
 
-    monkeypatch.setattr(bench, "write_scores", breaks)
+    monkeypatch.setattr(workbench, "write_scores", breaks)
     result = segment(run, pictures(tmp_path, 3), out=tmp_path / "out")
     assert (result.done, result.failed) == (("p0", "p2"), {"p1": "the disk is gone"})
     assert not any("p1" in name for name in files(result.out))
@@ -599,9 +598,9 @@ def test_otsu_mean_is_one_threshold_for_all(
     assert len({row["threshold"] for row in each}) == len(each) == 5
     (tmp_path / "bad.png").touch()  # counts in neither pass
     written: list[str] = []
-    real = bench.write_mask
+    real = workbench.write_mask
     monkeypatch.setattr(
-        bench, "write_mask", lambda path, *rest: written.append(path.name) or real(path, *rest)
+        workbench, "write_mask", lambda path, *rest: written.append(path.name) or real(path, *rest)
     )
     result = segment(
         run, [*inputs, tmp_path / "bad.png"], out=tmp_path / "mean", batch=2, tags="none",
@@ -689,7 +688,7 @@ def test_large_cases_go_through_in_smaller_batches(
     reference = segment(run, inputs, out=tmp_path / "all", batch=8)
     opened: list[weakref.ref[Any]] = []
     alive, sizes = [], []
-    read, predict = cases.OpenCase.read, bench.Workbench._predict
+    read, predict = cases.OpenCase.read, workbench.Workbench._predict
 
     def count(*arguments: Any) -> Any:
         alive.append(sum(case() is not None for case in opened))
@@ -702,9 +701,9 @@ def test_large_cases_go_through_in_smaller_batches(
         predict(self, members)
 
     monkeypatch.setattr(cases.OpenCase, "read", count)
-    monkeypatch.setattr(bench.Workbench, "_predict", note)
+    monkeypatch.setattr(workbench.Workbench, "_predict", note)
     a_picture = 4 * 4 * 16**2  # the study, its slice, map and mask, of float32
-    monkeypatch.setattr(bench, "HELD", 3 * a_picture)
+    monkeypatch.setattr(workbench, "HELD", 3 * a_picture)
     bounded = segment(run, inputs, out=tmp_path / "bounded", batch=8)
     assert max(alive) == 2 and sizes == [3, 3, 3, 3, 1]  # the volume's slices wait alone, and fill the budget
     assert (bounded.done, bounded.failed) == (reference.done, {})
@@ -815,8 +814,8 @@ def test_a_snapshot_gives_other_masks_and_is_on_record(trained: Path, tmp_path: 
     manifest = manifest_of(early)
     assert manifest["snapshot"] == 3
     assert manifest["weights"] == {
-        "denoiser": weights.sha256(trained / "snapshots" / "denoiser-000003.safetensors"),
-        "classifier": weights.sha256(trained / "weights" / "classifier.safetensors"),  # it kept none
+        "denoiser": sha256(trained / "snapshots" / "denoiser-000003.safetensors"),
+        "classifier": sha256(trained / "weights" / "classifier.safetensors"),  # it kept none
     }
 
 

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from tagmask.errors import ConfigError, InputError, RunError, TagmaskError
+from tagmask.io import sha256
 from tagmask.jobs.train import train
 from tagmask.networks import weights
 from tagmask.networks.checkpoints import read_checkpoint
@@ -139,9 +140,7 @@ def test_a_killed_run_resumes_bit_for_bit(prepared: Path, tmp_path: Path, proces
     assert not (tmp_path / "killed" / "weights" / "denoiser.safetensors").exists()
     finish(launch(experiment, tmp_path / "killed", processes, long))
     assert same(state(tmp_path / "killed"), state(tmp_path / "whole"))
-    hashes = {
-        weights.sha256(tmp_path / run / "weights" / "denoiser.safetensors") for run in ("killed", "whole")
-    }
+    hashes = {sha256(tmp_path / run / "weights" / "denoiser.safetensors") for run in ("killed", "whole")}
     assert len(hashes) == 1
 
 
@@ -241,7 +240,7 @@ def test_nothing_is_learnt_from_one_tag_or_where_one_is_missing(
         row[label] = first if i == 0 else row[label] if rest is None else rest
     (copy / "index.csv").write_text("\n".join(",".join(row) for row in rows) + "\n")
     fingerprint = json.loads((copy / "fingerprint.json").read_text())
-    fingerprint["index"] = weights.sha256(copy / "index.csv")  # or the folder would count as damaged
+    fingerprint["index"] = sha256(copy / "index.csv")  # or the folder would count as damaged
     (copy / "fingerprint.json").write_text(json.dumps(fingerprint))
     with pytest.raises(InputError, match=message):
         train(toys.write_experiment(tmp_path / "e.toml", copy), out=tmp_path / "run")

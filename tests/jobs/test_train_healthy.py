@@ -25,13 +25,13 @@ HEALTHY = ("denoiser.classes=0", "train.denoiser.only_tag=0")
 
 @pytest.fixture
 def seen(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
-    """What every step of the denoiser was given: image, label, draws."""
+    """What every step of the denoiser was given: image, label, noise."""
     given: list[tuple[Any, ...]] = []
     real = objectives.denoise
 
-    def look(denoiser: Any, schedule: Any, image: Tensor, label: Tensor, draws: Any) -> Tensor:
-        given.append((image, label, draws))
-        return real(denoiser, schedule, image, label, draws)
+    def look(denoiser: Any, schedule: Any, image: Tensor, label: Tensor, noise: Any) -> Tensor:
+        given.append((image, label, noise))
+        return real(denoiser, schedule, image, label, noise)
 
     monkeypatch.setattr(objectives, "denoise", look)
     return given
@@ -70,9 +70,9 @@ def test_noise_is_of_the_kind_asked_for(prepared: Path, tmp_path: Path, seen: li
 
     for kind in ("gaussian", "simplex"):
         run_of(prepared, tmp_path / kind, f"train.denoiser.noise={kind}", "train.denoiser.steps=2")
-    likeness = [alike(draws.noise) for _, _, draws in seen]
+    likeness = [alike(noise.eps) for _, _, noise in seen]
     assert max(map(abs, likeness[:2])) < 0.2 and min(likeness[2:]) > 0.7
-    assert not torch.equal(seen[2][2].noise, seen[3][2].noise)  # keyed by the step
+    assert not torch.equal(seen[2][2].eps, seen[3][2].eps)  # keyed by the step
 
 
 def test_a_stopped_run_resumes_bit_for_bit(prepared: Path, tmp_path: Path) -> None:

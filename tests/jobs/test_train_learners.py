@@ -15,6 +15,7 @@ import torch
 from tagmask.config import plain, write_toml
 from tagmask.data.prepared import Prepared
 from tagmask.errors import ConfigError, InputError, RunError, TagmaskError
+from tagmask.io import sha256
 from tagmask.jobs.prepare import prepare
 from tagmask.jobs.segment import segment
 from tagmask.jobs.train import train
@@ -167,7 +168,7 @@ def test_features_that_are_kept_teach_what_new_ones_do(learn: Learn, monkeypatch
 def test_no_other_backbone_will_do(learn: Learn, backbone: Path, tmp_path: Path) -> None:
     run = learn("textdiff", "a", "train.textdiff.steps=2")
     found = weights.read_metadata(run.weights_path("textdiff"))["metadata"]
-    assert found["backbone_sha256"] == weights.sha256(backbone)
+    assert found["backbone_sha256"] == sha256(backbone)
     moved = tmp_path / "moved.safetensors"
     shutil.copy(backbone, moved)
     Run.open(run.path, overrides=[f"textdiff.features.weights={moved}"]).method()
@@ -208,7 +209,7 @@ def test_a_network_that_reads_no_text_opens_no_encoder(
     def fail(*_: object) -> None:
         raise AssertionError("a text encoder was opened")
 
-    monkeypatch.setattr("tagmask.attachments.TextEncoder", fail)
+    monkeypatch.setattr("tagmask.frozen_parts.TextEncoder", fail)
     run = learn("textdiff", "zeta1", shape={"text": "none", "null_text": False})
     assert len(segment(run, [told_cohort / "test"], out=tmp_path / "out").done) == 8
     assert run.reads("textdiff") == "train masks"

@@ -13,10 +13,10 @@ import torch
 
 from tagmask.data.prepared import Prepared
 from tagmask.errors import ConfigError, InputError, RunError, TagmaskError
-from tagmask.identity import mask_rows
 from tagmask.jobs.train import train
 from tagmask.networks import weights
 from tagmask.networks.checkpoints import read_checkpoint
+from tagmask.resume import mask_rows
 from tagmask.runs import Run
 from tests import toys
 
@@ -244,7 +244,7 @@ def test_statistics_of_batch_norm_are_averaged_with_the_weights(
 
     def watched(trainer: Trainer, step: int) -> None:
         real(trainer, step)
-        network = trainer.accelerator.unwrap_model(trainer.learner).network
+        network = trainer.accelerator.unwrap_model(trainer.model).network
         seen.append({k: v.clone() for k, v in network.state_dict().items()})
 
     monkeypatch.setattr(Trainer, "_one_step", watched)
@@ -271,8 +271,8 @@ def test_a_loss_that_is_no_number_leaves_no_trace_in_the_statistics(
 
     def poisoned(trainer: Trainer, step: int) -> None:
         if step == 5:
-            lesson = trainer.batches.of(step)
-            broken = type(lesson)(**{**vars(lesson), "image": lesson.image * float("nan")})
+            batch = trainer.batches.of(step)
+            broken = type(batch)(**{**vars(batch), "image": batch.image * float("nan")})
             monkeypatch.setattr(trainer.batches, "of", lambda _: broken)
         real(trainer, step)
 

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 
-from tagmask.chosen import VAL_MASKS
 from tagmask.data.prepared import Prepared
 from tagmask.errors import ConfigError, InputError, RunError
 from tagmask.jobs.evaluate import evaluate
@@ -22,6 +21,7 @@ from tagmask.jobs.tune_masks import tune_masks
 from tagmask.masks import MaskSettings, binarise
 from tagmask.runs import Run
 from tagmask.scoring.thresholds import best_threshold
+from tagmask.tuned_settings import VAL_MASKS
 from tagmask.types import Batch, Prediction
 from tests.random_run import SLICES, TRAINING, write_run
 

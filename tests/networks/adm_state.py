@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from tagmask.networks.adm import _denoiser_names
+from tagmask.networks.adm_checkpoint import _denoiser_names
 from tagmask.networks.denoiser import Denoiser
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from tagmask.networks.adm import PUBLISHED
+from tagmask.networks.adm_checkpoint import PUBLISHED
 from tagmask.networks.denoiser import Denoiser
 
 

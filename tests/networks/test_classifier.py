@@ -13,7 +13,7 @@ from tagmask.config import build, plain
 from tagmask.diffusion.guidance import classifier_guidance, label_gradient
 from tagmask.diffusion.schedule import NoiseSchedule
 from tagmask.errors import ConfigError
-from tagmask.networks.adm import adm_to_classifier, adm_to_denoiser
+from tagmask.networks.adm_checkpoint import adm_to_classifier, adm_to_denoiser
 from tagmask.networks.classifier import AttentionPool, Classifier, ClassifierSettings, SelfAttention
 from tagmask.networks.denoiser import DenoiserSettings
 from tagmask.networks.weights import read_tensors

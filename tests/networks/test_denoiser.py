@@ -11,7 +11,7 @@ import torch.nn.functional as F
 
 from tagmask.config import build, plain
 from tagmask.errors import ConfigError
-from tagmask.networks.adm import PUBLISHED, adm_to_denoiser
+from tagmask.networks.adm_checkpoint import PUBLISHED, adm_to_denoiser
 from tagmask.networks.denoiser import Denoiser, DenoiserSettings
 from tagmask.networks.weights import read_tensors
 

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from tagmask.config import build, plain
 from tagmask.diffusion.schedule import NoiseSchedule
 from tagmask.errors import ConfigError, RunError, SecurityError
+from tagmask.io import sha256
 from tagmask.networks import weights
-from tagmask.networks.adm import adm_to_denoiser
+from tagmask.networks.adm_checkpoint import adm_to_denoiser
 from tagmask.networks.denoiser import Denoiser, DenoiserSettings
 from tagmask.networks.features import FeatureSettings, FrozenFeatures
 
@@ -285,14 +286,14 @@ def test_a_file_is_a_backbone_and_no_other_file_is_it(tmp_path: Path, tiny: Deno
     weights.save(path, tiny, {})
     settings = FeatureSettings(path, blocks=(1, 3), steps=(10,))
     loaded = weights.load_features(settings, T1000)
-    assert loaded.sha256 == weights.sha256(path) and loaded.image_channels == 2
+    assert loaded.sha256 == sha256(path) and loaded.image_channels == 2
     x = _pictures(tiny)
     for a, b in zip(loaded(x), _features(tiny, blocks=(1, 3), steps=(10,))(x), strict=True):
         assert torch.allclose(a, b, atol=1e-5 * float(b.abs().max()))
     assert weights.load_features(settings, T1000, loaded.sha256).sha256 == loaded.sha256
     other = _random(replace(TINY, widths=(32, 32)))
     weights.save(path, other, {})
-    with pytest.raises(RunError, match=f"another file .*{weights.sha256(path)}, not {loaded.sha256}"):
+    with pytest.raises(RunError, match=f"another file .*{sha256(path)}, not {loaded.sha256}"):
         weights.load_features(settings, T1000, loaded.sha256)
     path.write_bytes(b"PK\x03\x04 and so on")
     with pytest.raises(SecurityError):

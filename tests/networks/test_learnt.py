@@ -10,8 +10,8 @@ from tagmask.errors import ConfigError, InputError
 from tagmask.experiment import DataSettings, Experiment
 from tagmask.networks.denoiser import DenoiserSettings
 from tagmask.networks.learnt import Learnt, tagged
-from tagmask.plan import TrainPlan, TrainSettings
 from tagmask.runs import Run
+from tagmask.train_settings import TrainPlan, TrainSettings
 from tests.random_run import ALL, write_run
 
 

@@ -8,17 +8,21 @@ import pickle
 import struct
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from tagmask.diffusion.schedule import NoiseSchedule
 from tagmask.errors import RunError, SecurityError
+from tagmask.io import sha256
 from tagmask.networks import weights
 from tagmask.networks.classifier import Classifier, ClassifierSettings
 from tagmask.networks.cnn import CNN, CNNSettings
 from tagmask.networks.denoiser import Denoiser, DenoiserSettings
+from tagmask.networks.features import FeatureSettings
 from tagmask.networks.segmenter import Segmenter, SegmenterSettings
 
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
@@ -82,15 +86,15 @@ def test_the_same_network_is_the_same_bytes(tmp_path: Path) -> None:
     names = [tmp_path / f"{i}.safetensors" for i in range(4)]
     for name in names:
         weights.save(name, net, {"steps": 1, "data": "a", "seed": 0})
-    assert len({weights.sha256(name) for name in names}) == 1
-    assert weights.sha256(names[0]) == hashlib.sha256(names[0].read_bytes()).hexdigest()
+    assert len({sha256(name) for name in names}) == 1
+    assert sha256(names[0]) == hashlib.sha256(names[0].read_bytes()).hexdigest()
 
 
 def test_channels_last_and_training_mode_leave_no_trace(tmp_path: Path) -> None:
     net = NETWORKS["segmenter"]()
     weights.save(tmp_path / "a.safetensors", net.eval(), {})
     weights.save(tmp_path / "b.safetensors", net.train().to(memory_format=torch.channels_last), {})
-    assert weights.sha256(tmp_path / "a.safetensors") == weights.sha256(tmp_path / "b.safetensors")
+    assert sha256(tmp_path / "a.safetensors") == sha256(tmp_path / "b.safetensors")
 
 
 def test_half_precision_halves_the_file(tmp_path: Path) -> None:
@@ -215,8 +219,12 @@ def test_a_foreign_or_absent_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="not written by tagmask"):
         weights.load(foreign, "denoiser")
     assert list(weights.read_tensors(foreign)) == ["a"]
+
+    def features(path: Path) -> Any:
+        return weights.load_features(FeatureSettings(path), NoiseSchedule.linear())
+
     for path in (tmp_path / "absent.safetensors", tmp_path):
-        for read in (lambda p: weights.load(p, "denoiser"), weights.read_metadata, weights.sha256):
+        for read in (lambda p: weights.load(p, "denoiser"), weights.read_metadata, features):
             with pytest.raises(RunError, match="cannot be read"):
                 read(path)
 

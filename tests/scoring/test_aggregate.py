@@ -10,8 +10,8 @@ import pytest
 
 from tagmask.metrics import Counts
 from tagmask.scoring.aggregate import PER_PATIENT, PER_SLICE, SliceRecord, per_patient, summarise
+from tagmask.scoring.baselines import PositionPrior
 from tagmask.scoring.detection import image_level
-from tagmask.scoring.trivial import PositionPrior
 
 NAN = float("nan")
 
@@ -47,7 +47,7 @@ SLICES = [
 
 
 def test_per_image_per_patient_and_pooled_are_three_numbers() -> None:
-    found = summarise(SLICES, 0.7, draws=100)
+    found = summarise(SLICES, 0.7, resamples=100)
     assert found["image"]["dice"]["value"] == pytest.approx((1 + 0 + 0.5 + 1) / 4, abs=1e-5)
     assert found["patient"]["dice"]["value"] == pytest.approx((20 / 30 + 10 / 20) / 2, abs=1e-5)
     assert found["pooled"]["dice"]["value"] == pytest.approx(30 / 50, abs=1e-5)
@@ -57,7 +57,7 @@ def test_per_image_per_patient_and_pooled_are_three_numbers() -> None:
 
 
 def test_undefined_slices_are_left_out_and_counted() -> None:
-    found = summarise(SLICES, draws=100)
+    found = summarise(SLICES, resamples=100)
     assert found["image"]["precision"] | {"low": 0, "high": 0} == {
         **{"value": 0.75, "low": 0, "high": 0, "n": 2, "excluded": 2, "penalised": 0}
     }
@@ -70,7 +70,7 @@ def test_undefined_slices_are_left_out_and_counted() -> None:
 
 def test_order_does_not_matter_and_intervals_hold_the_value() -> None:
     many = [replace(r, patient=f"{r.patient}{i}") for i in range(6) for r in SLICES]
-    found, turned = summarise(many, draws=500), summarise(many[::-1], draws=500)
+    found, turned = summarise(many, resamples=500), summarise(many[::-1], resamples=500)
     for per in ("image", "patient", "pooled"):
         cell = found[per]["dice"]
         assert cell["low"] < cell["value"] < cell["high"]
@@ -97,16 +97,16 @@ def test_lines_have_the_columns_that_are_promised() -> None:
 
 
 def test_image_level_prefers_tags_and_needs_all_of_them() -> None:
-    tagged = image_level({"method": SLICES}, PositionPrior(), "slices.csv", draws=50)
+    tagged = image_level({"method": SLICES}, PositionPrior(), "slices.csv", resamples=50)
     assert (tagged["against"], tagged["n"], tagged["positives"]) == ("tags", 4, 3)
     assert tagged["method"]["auc"] == pytest.approx((1 + 1 + 0.5) / 3)
     assert tagged["position"]["auc"] == 0.5
     wrong = [replace(SLICES[0], tag=0), *SLICES[1:]]
-    assert image_level({"method": wrong}, PositionPrior(), "", draws=50)["positives"] == 2
+    assert image_level({"method": wrong}, PositionPrior(), "", resamples=50)["positives"] == 2
     some = [replace(SLICES[0], tag=None), *SLICES[1:]]
-    assert image_level({"method": some}, PositionPrior(), "", draws=50)["against"] == "truth"
+    assert image_level({"method": some}, PositionPrior(), "", resamples=50)["against"] == "truth"
     broken = [replace(SLICES[0], score=np.nan), *SLICES[1:]]
-    assert math.isnan(image_level({"method": broken}, PositionPrior(), "", draws=50)["method"]["auc"])
+    assert math.isnan(image_level({"method": broken}, PositionPrior(), "", resamples=50)["method"]["auc"])
     assert tagged["detection"] == [
         {"row": "method", "sensitivity": pytest.approx(2 / 3), "false_positive_rate": 0.0}
     ]

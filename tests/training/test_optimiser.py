@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from tagmask.plan import TrainSettings
+from tagmask.train_settings import TrainSettings
 from tagmask.training.optimiser import learning_rate, make_optimizer
 
 

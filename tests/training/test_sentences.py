@@ -10,8 +10,8 @@ import torch
 
 from tagmask.data.augment import AugmentSettings
 from tagmask.errors import ConfigError
-from tagmask.plan import TrainSettings
 from tagmask.text import TextEncoder
+from tagmask.train_settings import TrainSettings
 from tagmask.training.sentences import Sentences
 
 TEXTS = ["left", None, ""]

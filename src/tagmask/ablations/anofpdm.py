@@ -7,7 +7,7 @@ a score map like any other, and `evaluate` parts it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -24,6 +24,7 @@ from tagmask.ablations.kinds import (
     Seen,
     Value,
     Walk,
+    always,
     draw_sweep,
     sweep_lines,
     sweep_table,
@@ -73,8 +74,7 @@ def _guidances(run: Run, name: str, values: Sequence[Value], device: str) -> Ite
 def _curves(passage: Passage) -> np.ndarray:
     """Means over modalities: (B, 3, K) float32."""
     three = torch.stack([passage.m, passage.mse_h, passage.mse_0], dim=1)
-    found: np.ndarray = three.mean(dim=3).cpu().numpy()
-    return found
+    return three.mean(dim=3).cpu().numpy()
 
 
 def _ends(run: Run, name: str, values: Sequence[Value], device: str) -> Iterator[Walk]:
@@ -177,8 +177,7 @@ def _sams(run: Run, name: str, values: Sequence[Value], device: str) -> Iterator
         for (step,) in method.trace(batch, seed):
             curves.append((step.m, step.mse_h, step.mse_0))
             if step.t in values:
-                signal, sigma = method.schedule.signal_noise(step.t, x0)
-                weight = ((1 + s.guidance) if s.ugp == "null" else s.guidance) * sigma**2 / signal
+                weight = method.gradient_weight(step.t, s.guidance, x0)
                 sams[step.t], gradients[step.t] = step.sam, (step.shift / weight) ** 2  # Eqs. 8, 11, 19
         m, mse_h, mse_0 = (torch.stack(each, dim=1) for each in zip(*curves, strict=True))
         end = torch.tensor(s.steps, device=m.device)[m.argmax(dim=1)]  # Eq. 21
@@ -216,19 +215,15 @@ def _some_steps(run: Run, name: str) -> Sequence[Value]:
     return sorted({steps[(len(steps) - 1) * k // 5] for k in range(1, 6)})
 
 
-def _fixed(*values: Value) -> Callable[[Run, str], Sequence[Value]]:
-    return lambda run, name: values
-
-
 _ONLY = ("anofpdm",)
 _sweep = partial(draw_sweep, shown=_SETUPS)
 GUIDANCE = Ablation("guidance strength w", _ONLY, _candidates, _guidances, _sweep)
-_SHARES = _fixed(0.2, 0.4, 0.6, 0.8, 1.0, 1.2, 1.6, 2.0)
+_SHARES = always(0.2, 0.4, 0.6, 0.8, 1.0, 1.2, 1.6, 2.0)
 END = Ablation("end step / t_e", _ONLY, _SHARES, _ends, _sweep)
 THRESHOLD = Ablation(
     "threshold of the map",
     _ONLY,
-    _fixed(0.0, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5),
+    always(0.0, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5),
     _thresholds,
     _draw_thresholds,
 )

@@ -6,13 +6,13 @@ with every shorter one. Q, τ and s change the walk itself.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 
 import torch
 
-from tagmask.ablations.kinds import Ablation, Value, Walk, draw_sweep, one_walk_a_value
+from tagmask.ablations.kinds import Ablation, Value, Walk, always, draw_sweep, one_walk_a_value
 from tagmask.diffusion.noise import gaussian
 from tagmask.methods.cdm import CDM
 from tagmask.runs import Run
@@ -58,23 +58,19 @@ def _stages(run: Run, name: str) -> Sequence[Value]:
     return [r for r in (1, 2, 5, 10, 20, 50, 100) if r <= level]
 
 
-def _fixed(*values: Value) -> Callable[[Run, str], Sequence[Value]]:
-    return lambda run, name: values
-
-
 NOISE_LEVEL = Ablation("noise level Q (steps)", _BOTH, _levels, one_walk_a_value("noise_level"), draw_sweep)
 STAGES = Ablation("stages R", _BOTH, _stages, _all_stages, partial(draw_sweep, log=True))
 TAU = Ablation(
     "moving weight τ",
     _BOTH,
-    _fixed(0.0, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99),
+    always(0.0, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99),
     one_walk_a_value("tau"),
     draw_sweep,
 )
 SCALE = Ablation(
     "gradient scale s",
     ("cg_cdm",),
-    _fixed(0.0, 1.0, 10.0, 50.0, 100.0, 200.0, 500.0),
+    always(0.0, 1.0, 10.0, 50.0, 100.0, 200.0, 500.0),
     one_walk_a_value("scale"),
     partial(draw_sweep, log=True),
 )

@@ -21,7 +21,7 @@ from tagmask.types import Batch, Method, Prediction
 __all__ = [
     "CSV_COLUMNS",
     *("Ablation", "Drawing", "Scored", "Seen", "Value", "Walk", "Walks"),
-    *("alone", "draw_sweep", "one_walk_a_value", "sweep_lines", "sweep_table"),
+    *("alone", "always", "draw_sweep", "one_walk_a_value", "sweep_lines", "sweep_table"),
 ]
 
 Value = float | int
@@ -103,6 +103,11 @@ def alone(method: Method) -> Callable[[Batch, int], Sequence[Prediction]]:
 
 Walks = Callable[[Run, str, Sequence[Value], str], Iterator[Walk]]
 """(run, method, values, device) -> walks. Every value is checked before the first walk is given."""
+
+
+def always(*values: Value) -> Callable[[Run, str], Sequence[Value]]:
+    """Give the `values` of an ablation that are the same for every run and method."""
+    return lambda run, name: values
 
 
 def one_walk_a_value(setting: str) -> Walks:

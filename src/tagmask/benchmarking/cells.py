@@ -28,7 +28,7 @@ from tagmask.benchmarking.trainings import training_of
 from tagmask.config import build, plain, read_toml
 from tagmask.data.prepared import Prepared
 from tagmask.errors import InputError, RunError
-from tagmask.io import atomic_write
+from tagmask.io import write_json
 from tagmask.methods import settings_of
 from tagmask.networks.kinds import reads_text
 from tagmask.runs import Run
@@ -107,7 +107,7 @@ class Cell:
     def close_segmentation(self, record: Mapping[str, Any]) -> None:
         """Say that the masks are finished."""
         content = {"key": self.key, "identity": self.identity, **record}
-        _write(self.folder / "segmented.json", content)
+        write_json(self.folder / "segmented.json", content)
 
     def close_evaluation(self) -> None:
         """Say that the numbers are finished."""
@@ -118,7 +118,7 @@ class Cell:
             "draw": self.draw,
             "seed": self.seed,
         }
-        _write(self.evaluations / "evaluated.json", content)
+        write_json(self.evaluations / "evaluated.json", content)
 
 
 def _slug(text: str) -> str:
@@ -133,11 +133,6 @@ def _record(path: Path, key: str) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     return content if isinstance(content, dict) and content.get("key") == key else None
-
-
-def _write(path: Path, content: Mapping[str, Any]) -> None:
-    with atomic_write(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=1, default=str) + "\n", encoding="utf-8")
 
 
 def plan_cell(bench: Bench, row: RowPlan, fold: Fold, seed: int, home: Path, draw: str = "") -> Cell:

@@ -15,8 +15,8 @@ from tagmask.benchmarking.rows import RowPlan, Value
 from tagmask.benchmarking.tables import DataTable, Line
 from tagmask.charts import SweepLine, side_by_side
 from tagmask.errors import ConfigError
-from tagmask.io import atomic_write
-from tagmask.scoring.scoreboard import write_csv
+from tagmask.io import write_bytes
+from tagmask.scoring.scoreboard import write_numbers
 
 __all__ = ["FigurePlan", "draw_figure"]
 
@@ -140,10 +140,9 @@ def draw_figure(plan: FigurePlan, table: DataTable, out: Path) -> tuple[Path, ..
     files = [out / f"{stem}.{suffix}" for suffix in ("csv", *pictures)]
     varied = dict.fromkeys(name for _, line in points for name in line.vary)
     head, tail = ("data", "row", "line"), ("setup", "metric", "mean", "sd", "low", "high", "repeats", "of")
-    write_csv(files[0], (*head, *varied, *tail), lines)
+    write_numbers(files[0], (*head, *varied, *tail), lines)
     for file, content in zip(files[1:], pictures.values(), strict=True):
-        with atomic_write(file) as temporary:
-            temporary.write_bytes(content)
+        write_bytes(file, content)
     return tuple(files)
 
 

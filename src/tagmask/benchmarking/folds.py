@@ -12,9 +12,9 @@ from pathlib import Path
 from tagmask.benchmarking.bench import Bench
 from tagmask.benchmarking.names import fill
 from tagmask.data.prepared import Prepared
-from tagmask.data.sources import sha256
 from tagmask.data.table import Case, read_inputs
 from tagmask.errors import InputError, TagmaskError
+from tagmask.io import sha256
 from tagmask.scoring.matching import TruthCase, truth_cases
 from tagmask.scoring.protocol import EvaluateSettings
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterable, Mapping
 
-from tagmask.errors import ConfigError
+from tagmask.errors import ConfigError, did_you_mean
 
 __all__ = ["PLACES", "braces", "fill", "known"]
 
@@ -25,9 +24,7 @@ def known(name: str, names: Iterable[str], what: str, where: str = "") -> None:
     """
     names = list(names)
     if name not in names:
-        near = difflib.get_close_matches(str(name), names, n=1)
-        guess = f"Did you mean {near[0]}?" if near else f"Known here: {', '.join(names) or 'none'}."
-        raise ConfigError(f"unknown {what} {name!r}.", where=where, repair=guess)
+        raise ConfigError(f"unknown {what} {name!r}.", where=where, repair=did_you_mean(name, names))
 
 
 def braces(text: str) -> list[str]:

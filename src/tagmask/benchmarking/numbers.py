@@ -132,13 +132,13 @@ def read_row(repeats: Sequence[Repeat], row: str, protocol: Protocol) -> RowNumb
         found = [_by_metric(evaluations, row, setup) for evaluations in folds.values()]
         records = [_records(repeat.evaluations[setup], row, setup, repeat.fold) for repeat in repeats]
         together, values = [r for some in records for r in some], of_repeats(records)
-        intervals = summarise(together, draws=protocol.draws)
+        intervals = summarise(together, resamples=protocol.resamples)
         for metric in protocol.metrics:
             per = protocol.per(metric)
             low, high = intervals[per][metric]["low"], intervals[per][metric]["high"]
             if per == "patient":
                 of_all = np.array(list(values[metric].values()))
-                _, low, high = mean_interval(of_all, draws=protocol.draws)
+                _, low, high = mean_interval(of_all, resamples=protocol.resamples)
             mean, sd, count = merged([lines[per, metric] for lines in found])
             numbers[setup, metric] = Number(mean, sd, low, high, count)
         overlap[setup] = merged([lines[protocol.per("dice"), "dice"] for lines in found])[0]

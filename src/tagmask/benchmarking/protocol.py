@@ -49,7 +49,7 @@ class Protocol:
         The same of AUPRC, or "pooled" over all pixels.
     seeds
         Of the noise; each is a repeat of the whole segmentation.
-    positives, min_area_frac, area_of, empty_hd, ap_over, draws
+    positives, min_area_frac, area_of, empty_hd, ap_over, resamples
         As in `EvaluateSettings`.
     """
 
@@ -63,7 +63,7 @@ class Protocol:
     area_of: Literal["slice", "body"] = "slice"
     empty_hd: Literal["exclude", "diagonal", "zero"] = "exclude"
     ap_over: Literal["image", "body"] = "image"
-    draws: int = 2000
+    resamples: int = 2000
 
     def __post_init__(self) -> None:
         for key in ("setups", "metrics", "seeds"):
@@ -72,8 +72,8 @@ class Protocol:
                 raise ConfigError(
                     f"{key} = {list(values)}.", where="[protocol]", repair="Name at least one, each once."
                 )
-        if self.draws < 1:
-            raise ConfigError(f"draws = {self.draws}.", where="[protocol]", repair="Use 1 or more.")
+        if self.resamples < 1:
+            raise ConfigError(f"resamples = {self.resamples}.", where="[protocol]", repair="Use 1 or more.")
         self.settings()
 
     def per(self, metric: str) -> str:
@@ -82,5 +82,5 @@ class Protocol:
 
     def settings(self, **changes: Any) -> EvaluateSettings:
         """Give the settings of an evaluation; `changes` are what a data set has of its own."""
-        own = ("positives", "min_area_frac", "area_of", "empty_hd", "ap_over", "draws")
+        own = ("positives", "min_area_frac", "area_of", "empty_hd", "ap_over", "resamples")
         return EvaluateSettings(**{**{key: getattr(self, key) for key in own}, **changes})

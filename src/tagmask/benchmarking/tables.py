@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,7 +12,8 @@ from tagmask.benchmarking.numbers import UNTESTED, Number, PairedTest
 from tagmask.benchmarking.protocol import METRIC_NAMES, Protocol
 from tagmask.benchmarking.published import Printed, published_table
 from tagmask.benchmarking.rows import Value
-from tagmask.scoring.scoreboard import plain, write_csv, write_text
+from tagmask.io import write_json, write_text
+from tagmask.scoring.scoreboard import to_json, write_numbers
 
 __all__ = ["CSV_COLUMNS", "DataTable", "Line", "show_number", "show_printed", "write_tables"]
 
@@ -105,7 +105,7 @@ def write_tables(
     csv_lines = [line for table in tables for line in _csv(table, protocol)]
     varied = dict.fromkeys(name for table in tables for line in table.lines for name in line.vary)
     place = CSV_COLUMNS.index("setup")
-    write_csv(out / "table.csv", (*CSV_COLUMNS[:place], *varied, *CSV_COLUMNS[place:]), csv_lines)
+    write_numbers(out / "table.csv", (*CSV_COLUMNS[:place], *varied, *CSV_COLUMNS[place:]), csv_lines)
     text = _markdown(tables, protocol, record)
     write_text(out / "table.md", text)
     content = {
@@ -115,7 +115,7 @@ def write_tables(
         "sets": {t.data: {"evaluated": t.facts, "hd95_unit": t.hd95_unit} for t in tables},
         "numbers": csv_lines,
     }
-    write_text(out / "table.json", json.dumps(plain(content), indent=1, ensure_ascii=False) + "\n")
+    write_json(out / "table.json", to_json(content), ascii=False)
     return text
 
 

@@ -5,16 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from tagmask.attachments import refuse_other_attachments
 from tagmask.benchmarking.bench import Taught
 from tagmask.benchmarking.rows import RowPlan
 from tagmask.config import build, read_toml
 from tagmask.data.prepared import Prepared
 from tagmask.errors import RunError
 from tagmask.experiment import Experiment, load_experiment, overridden
-from tagmask.identity import has_learnt, refuse_difference, refuse_other_data, refuse_other_shots, shots_of
+from tagmask.frozen_parts import refuse_other_parts
 from tagmask.methods import METHODS, settings_of
 from tagmask.networks.kinds import NETWORKS
+from tagmask.resume import has_learnt, refuse_difference, refuse_other_data, refuse_other_shots, shots_of
 from tagmask.runs import Run
 
 __all__ = ["Training", "training_of", "training_of_taught"]
@@ -81,7 +81,7 @@ class Training:
         steps = max(numbers, default=getattr(begun.experiment.train, name).steps)
         if not (learnt := begun.weights_path(name)).is_file():
             return False
-        refuse_other_attachments(learnt, experiment, name=name)
+        refuse_other_parts(learnt, experiment, name=name)
         if steps > wanted:
             raise RunError(
                 f"was trained with train.{name}.steps = {steps}, but the experiment now says {wanted}.",

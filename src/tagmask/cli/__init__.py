@@ -29,8 +29,8 @@ __all__ = ["app", "main"]
 app = typer.Typer(
     name="tagmask",
     help="From image tags to pixel masks. Research use only. Not a medical device.",
-    epilog="In this order: prepare, train, segment, evaluate, report; each has an example in its --help. Example: tagmask "
-    "segment demo/run demo/hippocampus/labels.csv -o results/demo --val-masks",
+    epilog="In this order: prepare, train, segment, evaluate, report; each has an example in its --help. "
+    "Example: tagmask segment demo/run demo/hippocampus/labels.csv -o results/demo --val-masks",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,

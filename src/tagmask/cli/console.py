@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import logging
 import sys
 from collections.abc import Callable, Iterator
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from tagmask.errors import InputError, ResourceError, TagmaskError
+from tagmask.errors import DISK_FULL, InputError, ResourceError, TagmaskError
 
 if TYPE_CHECKING:
     from tagmask.training.progress import Progress as TrainingProgress
@@ -20,7 +19,6 @@ if TYPE_CHECKING:
 __all__ = ["FAULT", "Log", "comparing", "counter", "explain", "say", "training"]
 
 FAULT = 70
-_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def say(text: str) -> None:
@@ -53,7 +51,7 @@ def explain(error: Exception) -> tuple[int, str]:
         )
     if isinstance(error, OSError) and error.strerror:
         where = f"{error.filename}: " if error.filename else ""
-        code = ResourceError.exit_code if error.errno in _FULL else InputError.exit_code
+        code = ResourceError.exit_code if error.errno in DISK_FULL else InputError.exit_code
         return code, f"{where}{error.strerror}. Check that it exists, may be used, and has room."
     what = f"{type(error).__name__}: {error}"
     return (

@@ -145,7 +145,7 @@ def evaluate(
     ap_over: Annotated[
         Literal["image", "body"], typer.Option(help="Pixels of AUPRC.", rich_help_panel=_CONVENTIONS)
     ] = "image",
-    draws: Annotated[int, typer.Option(help="Bootstrap draws.", rich_help_panel=_CONVENTIONS)] = 2000,
+    resamples: Annotated[int, typer.Option(help="Bootstrap resamples.", rich_help_panel=_CONVENTIONS)] = 2000,
     seed: Seed = 0,
 ) -> None:
     """Compare masks with the truth, beside the rows that know next to nothing."""
@@ -162,7 +162,7 @@ def evaluate(
         "area_of": area_of,
         "empty_hd": empty_hd,
         "ap_over": ap_over,
-        "draws": draws,
+        "resamples": resamples,
         "seed": seed,
     }
     settings = build(EvaluateSettings, given(conventions), where="tagmask evaluate")

@@ -235,7 +235,7 @@ def tune(
         typer.Option(help="Look at this many slices at most: of either tag, with dice altogether."),
     ] = None,
     seed: Seed = 0,
-    device: Device = "cpu",
+    device: Device = "auto",
 ) -> None:
     """Choose a method's settings by the tags of the validation split. Masks are opened for dice alone."""
     from functools import partial

@@ -25,8 +25,9 @@ import numpy as np
 import torch
 
 from tagmask.config import build
-from tagmask.data.sources import TRAIN_MASKS, sha256
+from tagmask.data.sources import TRAIN_MASKS
 from tagmask.errors import InputError, TagmaskError
+from tagmask.io import sha256
 from tagmask.slices import SliceSettings
 from tagmask.types import Batch, TextTokens
 
@@ -274,5 +275,4 @@ def _mapped(path: Path, dtype: Any, shape: tuple[int | None, ...]) -> np.ndarray
         wanted = " x ".join("C" if n is None else str(n) for n in shape)
         given = " x ".join(map(str, array.shape))
         raise ValueError(f"{path.name} holds {given} {array.dtype}, not {wanted} {np.dtype(dtype)}")
-    mapped: np.ndarray = array
-    return mapped
+    return array

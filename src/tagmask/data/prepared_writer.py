@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import errno
 import hashlib
 import json
 import os
@@ -11,23 +10,21 @@ import secrets
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from importlib import metadata
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import numpy as np
 
+from tagmask import __version__
 from tagmask.config import plain
 from tagmask.data.array_file import ArrayFile
 from tagmask.data.prepared import COLUMNS, FORMAT, TEXT_COLUMNS, VERSION, IndexRow
-from tagmask.data.sources import sha256
-from tagmask.errors import InputError, ResourceError
+from tagmask.errors import DISK_FULL, InputError, ResourceError
+from tagmask.io import sha256
 from tagmask.slices import SliceSettings
 
 __all__ = ["ArrayFile", "PreparedWriter", "refuse_existing"]
-
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 class PreparedWriter:
@@ -70,7 +67,7 @@ class PreparedWriter:
         self._settings = {
             "format": FORMAT,
             "version": VERSION,
-            "tagmask": _version(),
+            "tagmask": __version__,
             "tag": tag,
             "supervised": supervised,
             "slices": plain(settings),
@@ -182,7 +179,7 @@ class PreparedWriter:
         self.fingerprint = self._hash.hexdigest()
         record: dict[str, Any] = {
             "fingerprint": self.fingerprint,
-            "tagmask": _version(),
+            "tagmask": __version__,
             "index": sha256(self._temporary / "index.csv"),
             "sources": self._sources,
             "splits": self._splits,
@@ -257,17 +254,10 @@ def refuse_existing(out: Path, overwrite: bool) -> None:
 
 def _explained(error: OSError, out: Path) -> InputError | ResourceError:
     """Turn what the system says into what a person can do."""
-    if error.errno in _FULL:
+    if error.errno in DISK_FULL:
         return ResourceError(
             f"The disk is full ({error.strerror}).", where=out, repair="Free space, or write elsewhere."
         )
     return InputError(
         f"The output cannot be written ({error.strerror}).", where=out, repair="Choose another folder."
     )
-
-
-def _version() -> str | None:
-    try:
-        return metadata.version("tagmask")
-    except metadata.PackageNotFoundError:
-        return None

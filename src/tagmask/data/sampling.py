@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from tagmask.errors import ConfigError
+from tagmask.seeds import keyed
 
-__all__ = ["Sampler", "keyed"]
-
-
-def keyed(*key: object) -> torch.Generator:
-    """Make a CPU generator whose stream belongs to the key, for instance (seed, "noise", step)."""
-    digest = hashlib.sha256("\0".join(map(str, key)).encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little", signed=True))
+__all__ = ["Sampler"]
 
 
 @dataclass(frozen=True)

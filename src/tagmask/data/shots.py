@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from tagmask.data.csv_rows import read_rows
 from tagmask.data.prepared import Prepared
-from tagmask.data.sampling import keyed
-from tagmask.data.spreadsheet import read_rows
 from tagmask.errors import ConfigError
-from tagmask.io import atomic_write
+from tagmask.io import write_csv
+from tagmask.seeds import keyed
 
 __all__ = ["Shots", "choose_shots", "read_shots", "shot_rows", "write_shots"]
 
@@ -92,5 +91,4 @@ def read_shots(path: Path) -> tuple[str, ...]:
 
 def write_shots(path: Path, ids: Sequence[str]) -> None:
     """Write what `read_shots` reads."""
-    with atomic_write(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows([("id",), *((name,) for name in ids)])
+    write_csv(path, ("id",), ({"id": name} for name in ids))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -11,7 +10,7 @@ from tagmask.data.table import Case
 from tagmask.errors import InputError
 from tagmask.io import stem
 
-__all__ = ["TRAIN_MASKS", "mask_paths", "masks_read", "sha256"]
+__all__ = ["TRAIN_MASKS", "mask_paths", "masks_read"]
 
 TRAIN_MASKS = "train masks"
 
@@ -68,22 +67,6 @@ def _beside(case: Case, root: Path | None) -> Path | None:
     image = case.images[0]
     names = (image.name, *(stem(image) + suffix for suffix in _MASK_SUFFIXES))
     return next((f / name for f in folders for name in names if (f / name).is_file()), None)
-
-
-def sha256(path: Path) -> str:
-    """Hash a file, or the names and contents of a folder's files, piece by piece.
-
-    Returns
-    -------
-    str
-        64 hex digits.
-    """
-    if path.is_dir():
-        files = sorted(p for p in path.iterdir() if p.is_file() and not p.name.startswith("."))
-        lines = "".join(f"{sha256(p)} {p.name}\n" for p in files)
-        return hashlib.sha256(lines.encode(errors="surrogateescape")).hexdigest()
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def masks_read(paths: Iterable[Path]) -> str:

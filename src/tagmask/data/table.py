@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from tagmask.data.spreadsheet import read_rows
+from tagmask.data.csv_rows import read_rows
 from tagmask.errors import InputError, TableError
 from tagmask.io import case_files, stem
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tagmask.data.cohort import Problem
-from tagmask.data.spreadsheet import read_rows
+from tagmask.data.csv_rows import read_rows
 from tagmask.data.table import SPLITS, Case
 
 __all__ = ["text_doubts"]

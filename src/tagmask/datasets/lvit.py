@@ -17,7 +17,7 @@ from pathlib import Path
 
 from tagmask.data.cohort import Problem
 from tagmask.data.table import SPLITS, Case
-from tagmask.data.workbook import read_sheet
+from tagmask.data.xlsx import read_sheet
 from tagmask.datasets.layouts import Listing, folders, listing
 from tagmask.errors import InputError, TableError
 from tagmask.io import case_files, stem

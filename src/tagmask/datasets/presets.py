@@ -8,13 +8,12 @@ anofpdm-atlas   the same with T1 alone
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from tagmask.config import build
-from tagmask.errors import ConfigError
+from tagmask.errors import ConfigError, did_you_mean
 from tagmask.slices import SliceSettings
 
 __all__ = ["PRESETS", "Preset", "find_preset", "merged", "slice_settings"]
@@ -67,8 +66,7 @@ def find_preset(name: str) -> Preset:
         None of this name.
     """
     if name not in PRESETS:
-        near = difflib.get_close_matches(name, PRESETS, n=1)
-        repair = f"Did you mean {near[0]}?" if near else f"Known are {', '.join(PRESETS)}."
+        repair = did_you_mean(name, PRESETS)
         raise ConfigError(f"There is no preset {name!r}.", where="preset", repair=repair)
     return PRESETS[name]
 

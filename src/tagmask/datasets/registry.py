@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -16,7 +15,7 @@ from tagmask.datasets.chaos import ORGANS, find_chaos, list_chaos
 from tagmask.datasets.layouts import Listing
 from tagmask.datasets.lvit import LAYOUT, find_lvit, list_lvit
 from tagmask.datasets.tabled import find_tabled
-from tagmask.errors import ConfigError, InputError
+from tagmask.errors import ConfigError, InputError, did_you_mean
 
 __all__ = ["DATASETS", "Dataset", "Target", "find_dataset", "meant", "not_found"]
 
@@ -176,8 +175,7 @@ def find_dataset(name: str) -> Dataset:
         None of this name.
     """
     if name not in DATASETS:
-        near = difflib.get_close_matches(name.lower(), DATASETS, n=1)
-        repair = f"Did you mean {near[0]}?" if near else f"Known are {', '.join(DATASETS)}."
+        repair = did_you_mean(name.lower(), DATASETS)
         raise ConfigError(f"There is no data set {name!r}.", where="dataset", repair=repair)
     return DATASETS[name]
 

@@ -16,7 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from tagmask.data.cohort import Problem
-from tagmask.data.spreadsheet import read_rows
+from tagmask.data.csv_rows import read_rows
 from tagmask.data.table import SPLITS, Case
 from tagmask.errors import ConfigError, TableError
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tagmask.data.spreadsheet import read_rows
+from tagmask.data.csv_rows import read_rows
 from tagmask.errors import InputError
 from tagmask.io import stem
 

@@ -17,7 +17,8 @@ from tagmask.data.cohort import Problem
 from tagmask.data.table import Case
 from tagmask.errors import ConfigError, TagmaskError
 from tagmask.grids import Grid, Plane, plan
-from tagmask.io import check_mask_grid, read_header, read_study
+from tagmask.io import check_grid, read_header, read_study
+from tagmask.thresholds import BODY
 from tagmask.types import Study
 
 __all__ = ["TagSettings", "tag_slices"]
@@ -27,8 +28,6 @@ log = logging.getLogger(__name__)
 A = TypeVar("A")
 B = TypeVar("B")
 Each = Callable[[Callable[[A], B], Iterable[A]], Iterable[B]]
-_BODY = 0.025
-"""As in `tagmask.scoring`: the pixels above this share of the case's grey range."""
 
 
 @dataclass(frozen=True)
@@ -128,9 +127,7 @@ def _rows(case: Case, settings: TagSettings) -> list[Case]:
     assert case.mask is not None
     header = read_header(case.images[0])
     mask = read_mask(case.mask, labels=settings.labels, image=case.images[0])
-    check_mask_grid(
-        (mask.array.shape, mask.affine), (header.shape, header.affine), case.mask, case.images[0].name
-    )
+    check_grid((mask.array.shape, mask.affine), (header.shape, header.affine), case.mask, case.images[0].name)
     grid = plan(Study(case.id, mask.array[None], header.affine, header.kind, ()), settings.plane, 1)
     area = _areas(mask.array, grid)
     labels: list[int | None] = [int(n > 0) for n in area.tolist()]
@@ -152,4 +149,4 @@ def _wholes(case: Case, settings: TagSettings, grid: Grid) -> np.ndarray:
         return np.full(grid.depth, grid.shape[grid.rows] * grid.shape[grid.cols])
     image = read_study(case.images, id=case.id).image
     low, high = image.min(), image.max()
-    return _areas((image.mean(axis=0) - low) / max(high - low, np.float32(1e-30)) > _BODY, grid)
+    return _areas((image.mean(axis=0) - low) / max(high - low, np.float32(1e-30)) > BODY, grid)

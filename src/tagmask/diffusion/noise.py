@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
-
 import torch
 from torch import Tensor
 
+from tagmask.seeds import keyed
 from tagmask.types import Batch
 
 __all__ = ["gaussian"]
@@ -22,9 +21,5 @@ def gaussian(batch: Batch, seed: int, draw: int = 0) -> Tensor:
     Tensor : (B, C, S, S) float32, on the batch's device.
     """
     shape = batch.image.shape[1:]
-    fields = []
-    for id in batch.ids:
-        digest = hashlib.sha256(f"{id}\0{seed}\0{draw}".encode()).digest()
-        generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little", signed=True))
-        fields.append(torch.randn(shape, generator=generator))
+    fields = [torch.randn(shape, generator=keyed(id, seed, draw)) for id in batch.ids]
     return torch.stack(fields).to(batch.image.device)

@@ -12,7 +12,6 @@ a permutation of 256 numbers. Unlike Gaussian noise it is not of unit variance.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from itertools import permutations, product
 from typing import Literal
@@ -22,6 +21,7 @@ import torch
 from scipy import sparse
 from torch import Tensor
 
+from tagmask.seeds import keyed
 from tagmask.types import Batch
 
 __all__ = ["NoiseKind", "fields", "noise_like", "simplex"]
@@ -122,9 +122,7 @@ def simplex(batch: Batch, seed: int, draw: int = 0, *, t: int) -> Tensor:
     Tensor : (B, C, S, S) float32, on the batch's device.
     """
     b, c, size, _ = batch.image.shape
-    keys = [f"simplex\0{id}\0{seed}\0{draw}\0{channel}" for id in batch.ids for channel in range(c)]
-    digests = [hashlib.sha256(key.encode()).digest()[:8] for key in keys]
-    generators = [torch.Generator().manual_seed(int.from_bytes(d, "little", signed=True)) for d in digests]
+    generators = [keyed("simplex", id, seed, draw, k) for id in batch.ids for k in range(c)]
     found = fields(_permutations(generators), t, size)
     return torch.from_numpy(found.reshape(b, c, size, size)).to(batch.image.device)
 

@@ -7,9 +7,10 @@ unpickled.
 
 from __future__ import annotations
 
-from tagmask.io.atomic import atomic_write
+from tagmask.io.atomic import atomic_write, write_bytes, write_csv, write_json, write_text
 from tagmask.io.folders import case_files, stem
-from tagmask.io.guards import check_mask_grid, same_grid
+from tagmask.io.guards import check_grid, same_grid
+from tagmask.io.hashing import sha256
 from tagmask.io.lock import alone_in
 from tagmask.io.outputs import write_mask, write_scores
 from tagmask.io.pictures import write_png
@@ -28,14 +29,19 @@ __all__ = [
     "alone_in",
     "atomic_write",
     "case_files",
-    "check_mask_grid",
+    "check_grid",
     "read_header",
     "read_mask",
     "read_scores",
     "read_study",
     "same_grid",
+    "sha256",
     "stem",
+    "write_bytes",
+    "write_csv",
+    "write_json",
     "write_mask",
     "write_png",
     "write_scores",
+    "write_text",
 ]

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import csv
 import errno
+import json
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from tagmask.errors import InputError, ResourceError, TagmaskError
+from tagmask.errors import DISK_FULL, InputError, ResourceError, TagmaskError
 
-__all__ = ["atomic_write"]
+__all__ = ["atomic_write", "write_bytes", "write_csv", "write_json", "write_text"]
 
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _REFUSED = {
     errno.EACCES: "may not be written",
     errno.EPERM: "may not be written",
@@ -78,6 +79,39 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file, whole or not at all."""
+    with atomic_write(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file in UTF-8, whole or not at all."""
+    with atomic_write(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, content: object, *, ascii: bool = True) -> None:
+    """Write a record, whole or not at all; what JSON does not know, such as a path, becomes text.
+
+    Parameters
+    ----------
+    ascii
+        Escape all other letters.
+    """
+    write_text(path, json.dumps(content, indent=1, default=str, ensure_ascii=ascii) + "\n")
+
+
+def write_csv(
+    path: Path, columns: Sequence[str], lines: Iterable[Mapping[str, object]], *, line_end: str = "\r\n"
+) -> None:
+    """Write a table with a header, whole or not at all; cells that a line lacks are empty."""
+    with atomic_write(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, columns, lineterminator=line_end)
+        writer.writeheader()
+        writer.writerows(lines)
+
+
 def _flush(path: Path) -> None:
     """Make the disk hold what the system holds of a file or a folder's names."""
     descriptor = os.open(path, os.O_RDONLY)
@@ -89,7 +123,7 @@ def _flush(path: Path) -> None:
 
 def _explained(error: OSError, target: Path) -> TagmaskError | OSError:
     """Turn what the system says into what a person can do; leave what is none of our business."""
-    if error.errno in _FULL:
+    if error.errno in DISK_FULL:
         return ResourceError(
             f"The disk is full ({error.strerror}).",
             where=target,

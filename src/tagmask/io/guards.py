@@ -18,7 +18,7 @@ __all__ = [
     "check_affine",
     "check_file",
     "check_finite",
-    "check_mask_grid",
+    "check_grid",
     "check_pixels",
     "check_voxels",
     "corner_distance",
@@ -201,20 +201,25 @@ def same_grid(
     return corner_distance(a, b, shape) <= tolerance
 
 
-def check_mask_grid(
-    mask: tuple[tuple[int, ...], np.ndarray | None],
-    image: tuple[tuple[int, int, int], np.ndarray | None],
+def check_grid(
+    found: tuple[tuple[int, ...], np.ndarray | None],
+    wanted: tuple[tuple[int, int, int], np.ndarray | None],
     where: object,
-    name: str,
+    name: object,
+    *,
+    what: str = "mask",
+    of: str = "its image",
 ) -> None:
-    """Refuse a mask that does not lie on the grid of its image.
+    """Refuse a mask that does not lie on the grid of its image, or the like; noise of 0.001 mm is none.
 
     Parameters
     ----------
-    mask, image
+    found, wanted
         (I, J, K) and affine of each.
     where, name
-        The mask's file, and what its image is called.
+        The file of the one, and what the other is called.
+    what, of
+        What they are.
 
     Raises
     ------
@@ -222,8 +227,8 @@ def check_mask_grid(
         Another shape, or another place.
     """
     repair = f"Resample it to the grid of {name}."
-    if mask[0] != image[0]:
-        shapes = [" x ".join(map(str, shape)) for shape in (mask[0], image[0])]
-        raise GeometryError(f"The mask is {shapes[0]}, its image is {shapes[1]}.", where=where, repair=repair)
-    if not same_grid(mask[1], image[1], image[0]):
-        raise GeometryError("The mask lies elsewhere than its image (affine).", where=where, repair=repair)
+    if found[0] != wanted[0]:
+        shapes = [" x ".join(map(str, shape)) for shape in (found[0], wanted[0])]
+        raise GeometryError(f"The {what} is {shapes[0]}, {of} is {shapes[1]}.", where=where, repair=repair)
+    if not same_grid(found[1], wanted[1], wanted[0]):
+        raise GeometryError(f"The {what} lies elsewhere than {of} (affine).", where=where, repair=repair)

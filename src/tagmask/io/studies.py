@@ -278,5 +278,4 @@ def read_scores(path: PathLike) -> np.ndarray:
     study = read_study(path, id=stem(path))
     if len(study.image) != 1:
         raise InputError("The score map has colours.", where=path, repair="Give a file of scores/.")
-    scores: np.ndarray = study.image[0]
-    return scores
+    return study.image[0]

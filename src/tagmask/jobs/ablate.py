@@ -6,8 +6,6 @@ draw, never to choose: nothing is marked as best, and nothing is written into a 
 
 from __future__ import annotations
 
-import difflib
-import json
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
@@ -19,16 +17,16 @@ from typing import Any, Literal
 from tagmask.ablations import ABLATIONS
 from tagmask.ablations.kinds import Ablation, Drawing, Scored, Value, Walk
 from tagmask.config import plain
-from tagmask.errors import ConfigError, InputError
-from tagmask.io import atomic_write
+from tagmask.errors import ConfigError, InputError, did_you_mean
+from tagmask.io import write_bytes, write_json
 from tagmask.jobs.evaluate import EvaluateSettings, evaluate
 from tagmask.jobs.segment import segment
 from tagmask.machine import device_of, environment
-from tagmask.memo import Memo, Variant, lend
 from tagmask.methods import settings_of
+from tagmask.prediction_cache import PredictionCache, Variant, lend
 from tagmask.runs import Run
 from tagmask.scoring.matching import truth_cases
-from tagmask.scoring.scoreboard import write_csv, write_text
+from tagmask.scoring.scoreboard import write_numbers
 
 __all__ = ["AblateResult", "ablate"]
 
@@ -142,15 +140,14 @@ def ablate(
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "environment": environment(),
     }
-    write_text(out / f"{kind}.json", json.dumps(record, indent=1, default=str) + "\n")
+    write_json(out / f"{kind}.json", record)
     return AblateResult(out, (*files, out / f"{kind}.json"), tuple(scored))
 
 
 def _kind(name: str) -> Ablation:
     """Look a kind up."""
     if name not in ABLATIONS:
-        near = difflib.get_close_matches(name, ABLATIONS, n=1, cutoff=0.5)
-        guess = f"Did you mean {near[0]}?" if near else f"Known kinds: {', '.join(ABLATIONS)}."
+        guess = did_you_mean(name, ABLATIONS, cutoff=0.5)
         raise ConfigError(f"unknown ablation {name!r}.", repair=guess)
     return ABLATIONS[name]
 
@@ -181,11 +178,11 @@ def _score(
 ) -> Iterator[Scored]:
     """Segment and evaluate every value of a walk; its maps are computed with the first."""
     out.mkdir(parents=True, exist_ok=True)
-    with closing(Memo(walk.predict, out)) as memo:
+    with closing(PredictionCache(walk.predict, out)) as cache:
         for i, value in enumerate(walk.values):
             target = out / "evaluations" / f"{kind}-{value}-seed{seed}"
             with tempfile.TemporaryDirectory(prefix=".ablate-", dir=out) as masks:
-                lent = lend(walk.run, Variant(memo, i, walk.settings[i]))
+                lent = lend(walk.run, Variant(cache, i, walk.settings[i]))
                 failed = segment(lent, inputs, out=masks, seed=seed, **options).failed
                 if not failed:
                     found = evaluate(masks, truth, out=target, settings=settings)
@@ -202,8 +199,7 @@ def _score(
 def _write(out: Path, drawing: Drawing) -> Iterator[Path]:
     """Write the pictures of a figure and the CSV behind it."""
     for suffix, content in drawing.pictures.items():
-        with atomic_write(out / f"{drawing.name}.{suffix}") as temporary:
-            temporary.write_bytes(content)
+        write_bytes(out / f"{drawing.name}.{suffix}", content)
         yield out / f"{drawing.name}.{suffix}"
-    write_csv(out / f"{drawing.name}.csv", drawing.columns, drawing.lines)
+    write_numbers(out / f"{drawing.name}.csv", drawing.columns, drawing.lines)
     yield out / f"{drawing.name}.csv"

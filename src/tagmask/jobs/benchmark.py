@@ -19,10 +19,10 @@ from typing import Any
 
 from tagmask.benchmarking.bench import Bench, load_bench
 from tagmask.benchmarking.cells import Cell, plan_cell
+from tagmask.benchmarking.dependencies import asked, title_at, title_of
 from tagmask.benchmarking.figures import draw_figure
 from tagmask.benchmarking.folds import Folds, open_folds
 from tagmask.benchmarking.gather import gather
-from tagmask.benchmarking.grounds import asked, title_at, title_of
 from tagmask.benchmarking.memory import PeakMemory, free_memory
 from tagmask.benchmarking.tables import write_tables
 from tagmask.benchmarking.trainings import Training, training_of
@@ -32,7 +32,7 @@ from tagmask.jobs.evaluate import evaluate
 from tagmask.jobs.segment import SegmentResult, segment
 from tagmask.jobs.train import Progress, train
 from tagmask.machine import device_of, environment
-from tagmask.memo import Memo, Variant, lend
+from tagmask.prediction_cache import PredictionCache, Variant, lend
 
 __all__ = ["BenchmarkResult", "benchmark"]
 
@@ -180,12 +180,12 @@ def _train(
     What builds on a run whose training failed fails too, and learns nothing from the file that is there.
     """
     trained, broken = list[str](), dict[Training, str]()
-    for title, ask, grounds in asked(plan, wanted, folds):
+    for title, ask, dependencies in asked(plan, wanted, folds):
         training = None
         try:
-            for ground in grounds():
-                if (problem := failed.get(title_of(ground))) is not None:
-                    raise RunError(f"it builds on {ground.run}, whose training failed: {problem}")
+            for dependency in dependencies():
+                if (problem := failed.get(title_of(dependency))) is not None:
+                    raise RunError(f"it builds on {dependency.run}, whose training failed: {problem}")
             if (training := ask()) is None:
                 continue
             if training in broken:
@@ -257,8 +257,10 @@ def _segment(cell: Cell, device: str, batch: int | None) -> dict[str, object]:
     with ExitStack() as stack:
         if len(cell.modes) > 1:
             method = run.method(cell.row.method, device=device)
-            memo = stack.enter_context(closing(Memo(lambda b, s: [method.predict(b, s)], cell.folder)))
-            run = lend(run, Variant(memo, 0, getattr(method, "settings", None)))
+            cache = stack.enter_context(
+                closing(PredictionCache(lambda b, s: [method.predict(b, s)], cell.folder))
+            )
+            run = lend(run, Variant(cache, 0, getattr(method, "settings", None)))
         for mode in cell.modes:
             took.append(
                 segment(

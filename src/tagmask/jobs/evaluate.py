@@ -16,10 +16,20 @@ import numpy as np
 
 from tagmask.data.prepared import Prepared
 from tagmask.errors import GeometryError, InputError, TagmaskError
-from tagmask.io import case_files, read_mask, read_scores, read_study, same_grid, stem
+from tagmask.grids import plan
+from tagmask.io import case_files, check_grid, read_mask, read_scores, read_study, stem
 from tagmask.machine import environment
 from tagmask.panels import keep_panels
-from tagmask.scoring.ledger import Ledger
+from tagmask.scoring.accumulator import Accumulator
+from tagmask.scoring.baseline_rows import (
+    LoadedCase,
+    Row,
+    intensity_rows,
+    mean_mask_rows,
+    plain_rows,
+    position_prior,
+)
+from tagmask.scoring.baselines import relative_positions
 from tagmask.scoring.matching import (
     Results,
     TruthCase,
@@ -29,17 +39,7 @@ from tagmask.scoring.matching import (
     truth_cases,
 )
 from tagmask.scoring.protocol import EvaluateSettings
-from tagmask.scoring.rivals import (
-    LoadedCase,
-    Row,
-    intensity_rows,
-    mean_mask_rows,
-    plain_rows,
-    position_prior,
-)
-from tagmask.scoring.scoreboard import Evaluation, combine, plain
-from tagmask.scoring.trivial import relative_positions
-from tagmask.slices import SliceSettings, split
+from tagmask.scoring.scoreboard import Evaluation, combine, to_json
 from tagmask.types import Study
 
 __all__ = ["EvaluateSettings", "Evaluation", "combine", "evaluate"]
@@ -69,8 +69,7 @@ class _Reader:
         kind: Literal["picture", "volume"] = "picture" if truth.affine is None else "volume"
         study = Study(case.id, truth.array[None].astype(np.float32), truth.affine, kind, (case.mask,))
         plane: Any = self.settings.plane
-        cut = SliceSettings(plane=plane, size=1, normalise="window", window=(0, 1))
-        axis = split(study, cut, only=[]).grid.axis
+        axis = plan(study, plane, 1).axis
         depth = study.shape[axis]
         beyond = [r.slice for r in case.rows if r.slice is not None and r.slice >= depth > 1]
         if beyond:
@@ -95,12 +94,12 @@ class _Reader:
             return truth, None
         path = self.results.masks[case.id]
         found = read_mask(path)
-        _check_grid(path, found.array.shape, found.affine, study)
+        _check_grid(path, "mask", found.array.shape, found.affine, study)
         if case.id not in self.results.scores:
             return found.array, None
         path = self.results.scores[case.id]
         scores = read_scores(path)
-        _check_grid(path, scores.shape, study.affine, study)
+        _check_grid(path, "score map", scores.shape, study.affine, study)
         return found.array, scores
 
     def _image(self, case: TruthCase, study: Study) -> np.ndarray | None:
@@ -109,22 +108,17 @@ class _Reader:
         if not paths:
             return None
         source = read_study(paths, id=case.id)
-        _check_grid(paths[0], source.shape, source.affine, study)
+        _check_grid(paths[0], "image", source.shape, source.affine, study)
         low, high = source.image.min(), source.image.max()
         return np.asarray((source.image - low) / max(high - low, np.float32(1e-30)), dtype=np.float32)
 
 
-def _check_grid(path: Path, shape: tuple[int, ...], affine: np.ndarray | None, truth: Study) -> None:
-    """Refuse a file that does not lie on the truth's grid, noise of 0.001 mm aside."""
-    wrong = ""
-    if shape != truth.shape:
-        wrong = f"its shape is {shape}, the truth's {truth.shape}"
-    elif not same_grid(affine, truth.affine, truth.shape):
-        wrong = "its affine differs from the truth's by more than 0.001 mm"
-    if wrong:
-        raise GeometryError(
-            f"{wrong} ({truth.sources[0]}).", where=path, repair="Bring it to the grid of the truth."
-        )
+def _check_grid(
+    path: Path, what: str, shape: tuple[int, ...], affine: np.ndarray | None, truth: Study
+) -> None:
+    """Refuse a file that does not lie on the truth's grid."""
+    wanted = truth.shape, truth.affine
+    check_grid((shape, affine), wanted, path, truth.sources[0], what=what, of="the truth")
 
 
 def evaluate(
@@ -191,28 +185,28 @@ def evaluate(
     reader = _Reader(settings, _images(matched, found, images), picture_positions(cases, found), found)
     prepared = Prepared.open(train) if train is not None else None
     rows, notes = _rows(reader, matched, val, prepared, name or found.title)
-    ledger = Ledger(rows, settings, found.score_source(matched))
-    for case in _stream(reader, matched, ledger.failed):
-        ledger.enter(case)
-    ledger.check(results)
+    seen = Accumulator(rows, settings, found.score_source(matched))
+    for case in _stream(reader, matched, seen.failed):
+        seen.enter(case)
+    seen.check(results)
     given = {"table": table, "images": images, "val": val, "train": train}
-    summary = plain(
+    summary = to_json(
         {
             **{"results": results, "truth": truth, "settings": {**asdict(settings), **given}},
-            **ledger.summary(),
-            "cases": _case_lists(found, cases, matched, ledger.failed),
+            **seen.summary(),
+            "cases": _case_lists(found, cases, matched, seen.failed),
             "notes": notes,
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "environment": environment(),
-            "image_level": ledger.image_level(position_prior(prepared)),
+            "image_level": seen.image_level(position_prior(prepared)),
             "files": {i: _files(reader, case) for i, case in matched.items()},
         }
     )
-    rows_of_method = (record.cells() for record in ledger.records["method"])
+    rows_of_method = (record.cells() for record in seen.records["method"])
     plane: Any = settings.plane
     keep_panels(out / "panels.npz", rows_of_method, plane, lambda i: reader.load(matched[i]).shown())
-    ledger.write(out, summary)
-    return Evaluation(out, summary, tuple(ledger.failed))
+    seen.write(out, summary)
+    return Evaluation(out, summary, tuple(seen.failed))
 
 
 def _rows(

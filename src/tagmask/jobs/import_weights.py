@@ -8,8 +8,9 @@ from pathlib import Path
 
 from tagmask.config import build, override, plain, read_toml
 from tagmask.errors import ConfigError, InputError
+from tagmask.io import sha256
 from tagmask.networks import weights
-from tagmask.networks.adm import PUBLISHED, adm_to_denoiser
+from tagmask.networks.adm_checkpoint import PUBLISHED, adm_to_denoiser
 from tagmask.networks.denoiser import DenoiserSettings
 from tagmask.networks.foreign import read_published
 
@@ -63,8 +64,8 @@ def import_weights(
     out
         The safetensors file to be.
     settings
-        Shape of the network: a name of `tagmask.networks.adm.PUBLISHED`, a TOML file that holds the settings or
-        has them as its table [denoiser], or the record itself.
+        Shape of the network: a name of `tagmask.networks.adm_checkpoint.PUBLISHED`, a TOML file that holds the
+        settings or has them as its table [denoiser], or the record itself.
     overrides
         `a=b` assignments on top.
     key
@@ -96,9 +97,9 @@ def import_weights(
     state = read_published(file, scratch=out.parent, key=key)
     denoiser = adm_to_denoiser(state, shape, new_attention_order=new_attention_order)
     del state
-    weights.save(out, denoiser, {"imported": file.name, "imported_sha256": weights.sha256(file)})
+    weights.save(out, denoiser, {"imported": file.name, "imported_sha256": sha256(file)})
     parameters = sum(p.numel() for p in denoiser.parameters())
-    return Imported(out, shape, parameters, weights.sha256(out))
+    return Imported(out, shape, parameters, sha256(out))
 
 
 def _settings(given: DenoiserSettings | Path | str, overrides: Sequence[str]) -> DenoiserSettings:

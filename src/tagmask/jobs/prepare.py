@@ -15,11 +15,11 @@ from typing import TypeVar
 import numpy as np
 
 from tagmask.data.cohort import Problem, check_splits, check_tags, doubts, picture_ranges
+from tagmask.data.prepare_summary import PreparedCase, PrepareSummary, SplitCount, Tally
 from tagmask.data.prepared import IndexRow
 from tagmask.data.prepared_writer import PreparedWriter, refuse_existing
-from tagmask.data.sources import mask_paths, masks_read, sha256
+from tagmask.data.sources import mask_paths, masks_read
 from tagmask.data.table import SPLITS, TAG, Case, by_study
-from tagmask.data.tally import PreparedCase, PrepareSummary, SplitCount, Tally
 from tagmask.data.texts import text_doubts
 from tagmask.datasets.cohorts import Draw, open_cohort
 from tagmask.datasets.rows import plane_doubt, tag_doubts, wanted_slices
@@ -27,7 +27,7 @@ from tagmask.datasets.settings import DatasetSettings, default_slices, with_pres
 from tagmask.datasets.tables import labels_csv
 from tagmask.errors import ConfigError, InputError, TagmaskError
 from tagmask.grids import Grid, plan
-from tagmask.io import check_mask_grid, read_study
+from tagmask.io import check_grid, read_study, sha256
 from tagmask.slices import SliceSettings, split, split_map
 from tagmask.types import Study
 
@@ -282,7 +282,7 @@ class _Reader:
 
         source = study.sources[0]
         mask = read_mask(path, labels=self.mask_labels, image=source)
-        check_mask_grid((mask.array.shape, mask.affine), (study.shape, study.affine), path, source.name)
+        check_grid((mask.array.shape, mask.affine), (study.shape, study.affine), path, source.name)
         return mask.array
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 
+from tagmask import __version__
 from tagmask.errors import InputError
-from tagmask.io import atomic_write
-from tagmask.reporting.evaluation import Evaluation, read_evaluation
+from tagmask.io import write_text
+from tagmask.reporting.evaluation import StoredEvaluation, read_evaluation
 from tagmask.reporting.numbers import comparison, explanation, numbers, verdict
 from tagmask.reporting.page import Html, join, page, tag
 from tagmask.reporting.pictures import charts, gallery
@@ -58,12 +58,11 @@ def report(results: Sequence[Path | str], *, out: Path | str) -> Path:
         pieces.append(_section(name, evaluation, len(evaluations)))
     pieces.append(commands(evaluations, [str(folder) for folder in results], str(out)))
     pieces.append(tag("footer", "Made by Tagmask. Research use only. Not a medical device."))
-    with atomic_write(target) as temporary:
-        temporary.write_text(page(title, join(pieces)), encoding="utf-8")
+    write_text(target, page(title, join(pieces)))
     return target
 
 
-def _names(evaluations: Sequence[Evaluation]) -> list[str]:
+def _names(evaluations: Sequence[StoredEvaluation]) -> list[str]:
     """Name each evaluation by its method; where methods repeat by its folder too, then by a number."""
     titles = [str(e.method.get("title") or "method") for e in evaluations]
     folders = [e.folder.resolve().name for e in evaluations]
@@ -71,24 +70,20 @@ def _names(evaluations: Sequence[Evaluation]) -> list[str]:
     return [n if names.count(n) == 1 else f"{n} {k}" for k, n in enumerate(names, 1)]
 
 
-def _head(title: str, evaluations: Sequence[Evaluation]) -> Html:
+def _head(title: str, evaluations: Sequence[StoredEvaluation]) -> Html:
     """Say what this is, of what, and what it is not."""
     made = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
-    try:
-        version = metadata.version("tagmask")
-    except metadata.PackageNotFoundError:
-        version = "(source tree)"
     return join(
         [
             tag("h1", title),
-            tag("p", f"Made {made} by Tagmask {version}.", class_="quiet"),
+            tag("p", f"Made {made} by Tagmask {__version__}.", class_="quiet"),
             tag("p", "Research use only. Not a medical device.", class_="notice"),
             *(verdict(e) for e in evaluations if len(evaluations) == 1),
         ]
     )
 
 
-def _section(name: str, evaluation: Evaluation, of: int) -> Html:
+def _section(name: str, evaluation: StoredEvaluation, of: int) -> Html:
     """Say all about one evaluation."""
     return tag(
         "section",

@@ -14,15 +14,15 @@ from typing import Any, cast, get_args
 from tagmask.config import plain
 from tagmask.data.table import Case, read_inputs
 from tagmask.errors import ConfigError, InputError
+from tagmask.io import sha256, write_csv, write_json
 from tagmask.machine import device_of, environment
 from tagmask.masks import no_threshold
-from tagmask.networks import weights
 from tagmask.pace import Pace
 from tagmask.runs import Run
-from tagmask.segmenting.bench import COLUMNS, Workbench
 from tagmask.segmenting.cases import by_image, source_names
-from tagmask.segmenting.output import clear, write_csv, write_json
+from tagmask.segmenting.output import clear
 from tagmask.segmenting.presence import Tags
+from tagmask.segmenting.workbench import COLUMNS, Workbench
 
 __all__ = ["SegmentResult", "segment"]
 
@@ -225,7 +225,7 @@ def _manifest(run: Run, name: str, job: Workbench, studies: dict[str, list[Case]
         },
         "plane": job.settings.plane,
         "weights": {
-            n: weights.sha256(run.weights_path(n)) for n in sorted(set(needs)) if run.weights_path(n).exists()
+            n: sha256(run.weights_path(n)) for n in sorted(set(needs)) if run.weights_path(n).exists()
         },
         "inputs": {case: source_names(rows) for case, rows in studies.items()},
         "environment": environment(),

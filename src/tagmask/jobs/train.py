@@ -12,12 +12,12 @@ from pathlib import Path
 from tagmask.data.prepared import Prepared
 from tagmask.errors import ConfigError
 from tagmask.experiment import Experiment, load_experiment
-from tagmask.identity import forget_refused
 from tagmask.io import alone_in
 from tagmask.methods import settings_of
 from tagmask.networks.kinds import NETWORKS
-from tagmask.plan import TrainSettings
+from tagmask.resume import forget_refused
 from tagmask.runs import Run
+from tagmask.train_settings import TrainSettings
 from tagmask.training.progress import Progress
 from tagmask.training.trainer import Trainer, processes
 

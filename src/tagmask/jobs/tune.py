@@ -8,7 +8,6 @@ should do so more clearly than on slices without. So each candidate is scored by
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,18 +17,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tagmask.candidates import combinations, mask_part
 from tagmask.config import plain, read_toml, write_toml
 from tagmask.data.prepared import Prepared
 from tagmask.errors import ConfigError, InputError
 from tagmask.experiment import layer
-from tagmask.io import atomic_write
+from tagmask.io import write_csv, write_text
 from tagmask.machine import device_of
 from tagmask.masks import binarise, separation
 from tagmask.methods import METHODS, settings_of
 from tagmask.metrics import auc
 from tagmask.runs import Run
 from tagmask.text import TextEncoder
+from tagmask.tuned_settings import combinations, mask_part
 from tagmask.types import Batch
 
 __all__ = ["TuneResult", "tune"]
@@ -83,7 +82,7 @@ def tune(
     split: str = "val",
     limit: int | None = None,
     seed: int = 0,
-    device: str = "cpu",
+    device: str = "auto",
     report: Callable[[int, int], None] = lambda done, total: None,
 ) -> TuneResult:
     """Choose settings on validation slices by their tags: as the method's paper does, or from a grid.
@@ -246,9 +245,5 @@ def _write(run: Run, result: TuneResult, split: str) -> None:
     text = write_toml(tuned, heading=heading)
     columns = list(dict.fromkeys(key for candidate in result.candidates for key in candidate))
     table = run.path / f"tune-{result.method}.csv"
-    with atomic_write(table) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, columns, restval="")
-        writer.writeheader()
-        writer.writerows(result.candidates)
-    with atomic_write(run.path / "tuned.toml") as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    write_csv(table, columns, result.candidates)
+    write_text(run.path / "tuned.toml", text)

@@ -6,7 +6,6 @@ What is chosen here has read masks. It is therefore kept apart from what `tagmas
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,17 +15,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tagmask.candidates import combinations, mask_part
-from tagmask.chosen import VAL_MASKS
 from tagmask.config import plain, read_toml, write_toml
 from tagmask.data.prepared import Prepared
 from tagmask.errors import ConfigError, InputError
-from tagmask.io import atomic_write
+from tagmask.io import write_csv, write_text
 from tagmask.machine import device_of
 from tagmask.masks import MaskSettings
 from tagmask.runs import Run
 from tagmask.scoring.thresholds import CANDIDATES, SHARES, best_threshold
 from tagmask.text import TextEncoder
+from tagmask.tuned_settings import VAL_MASKS, combinations, mask_part
 from tagmask.types import Method
 
 __all__ = ["MaskTuneResult", "tune_masks"]
@@ -83,7 +81,7 @@ def tune_masks(
     split: str = "val",
     limit: int | None = None,
     seed: int = 0,
-    device: str = "cpu",
+    device: str = "auto",
     report: Callable[[int, int], None] = lambda done, total: None,
 ) -> MaskTuneResult:
     """Try settings with every threshold on slices with masks, and keep what gives the highest mean Dice.
@@ -191,10 +189,7 @@ def _mask(run: Run, method: str, settings: Mapping[str, Any]) -> MaskSettings:
 
 def _write(run: Run, result: MaskTuneResult, split: str) -> None:
     table = run.path / f"tune-masks-{result.method}.csv"
-    with atomic_write(table) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(result.candidates[0]))
-        writer.writeheader()
-        writer.writerows(result.candidates)
+    write_csv(table, list(result.candidates[0]), result.candidates)
     path = run.path / VAL_MASKS
     before = read_toml(path).get("methods", {}) if path.exists() else {}
     chosen = {key: value for key, value in result.best.items() if not key.startswith("mask.")}
@@ -205,5 +200,4 @@ def _write(run: Run, result: MaskTuneResult, split: str) -> None:
     heading = (
         f"Chosen by tagmask tune --criterion dice on {result.slices} slices of {split}; reads val masks."
     )
-    with atomic_write(path) as temporary:
-        temporary.write_text(write_toml(tuned, heading=heading), encoding="utf-8")
+    write_text(path, write_toml(tuned, heading=heading))

@@ -49,8 +49,7 @@ class Networks:
         """Give a network by its name, None if it was not trained."""
         if name in MASK_LEARNERS:
             return self.learners.get(name)
-        network: nn.Module | None = getattr(self, name)
-        return network
+        return getattr(self, name)
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal, cast
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -94,7 +94,7 @@ class AnoDDPM:
         start = _noise(s.noise, batch, seed, draw=0, t=s.noise_level)
         x = self.schedule.add_noise(batch.image, s.noise_level, start)  # q(x_λ | x_0)
         for t, below in pairwise(reversed(stops(s.noise_level, s.stride))):  # p_θ(x_{t-1} | x_t)
-            eps = cast(Tensor, self.denoiser(x, t, healthy))
+            eps = self.denoiser(x, t, healthy)
             eps = self.schedule.clip(x, t, eps) if s.clip else eps
             x = self.schedule.ddpm(
                 x, eps, t, below, _noise(s.reverse_noise or s.noise, batch, seed, draw=t, t=t)

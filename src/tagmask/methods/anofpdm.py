@@ -220,7 +220,7 @@ class AnoFPDM:
             for w in (s.guidance,) if weights is None else weights:
                 hgp = self._clean(x, t, classifier_free_guidance(e_h, e_0, w))  # Eqs. 6, 7
                 shift, error = hgp - ugp, (hgp - x0) ** 2
-                sam = error if s.sam == "error" else (shift / self._gradient_weight(t, w, x)) ** 2  # Eq. 19
+                sam = error if s.sam == "error" else self._sam(t, w, x, shift)
                 steps.append(Step(t, _mean(shift**2), _mean(error), mse_0, sam, shift))  # Eqs. 12, 14
             yield tuple(steps)
 
@@ -276,10 +276,12 @@ class AnoFPDM:
         x0 = self.schedule.clean(x, t, eps)
         return x0.clamp(-1, 1) if self.settings.clip else x0
 
-    def _gradient_weight(self, t: int, w: float, like: Tensor) -> Tensor | float:
-        """What X^h - X^0 is divided by to serve as a SAM: (1 + w) B_t for the bare gradient (Eqs. 8 and 11)."""
-        if self.settings.sam == "weighted":
-            return 1.0
+    def _sam(self, t: int, w: float, x: Tensor, shift: Tensor) -> Tensor:
+        """Eq. 19, of X^h - X^0 as it is or of the bare gradient."""
+        return (shift if self.settings.sam == "weighted" else shift / self.gradient_weight(t, w, x)) ** 2
+
+    def gradient_weight(self, t: int, w: float, like: Tensor) -> Tensor:
+        """What the bare gradient is multiplied by in X^h - X^0: (1 + w) B_t (Eqs. 8 and 11)."""
         signal, sigma = self.schedule.signal_noise(t, like)
         return (1 + w if self.settings.ugp == "null" else w) * sigma**2 / signal
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal, cast
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -164,7 +164,7 @@ class CDM:
 
     def _eps(self, x: Tensor, t: int, e: Tensor, y: Tensor) -> Tensor:
         """ε̂, pulled towards labels y if there is a classifier (end of Sect. 2.2)."""
-        eps = cast(Tensor, self.denoiser(x, t, e))
+        eps = self.denoiser(x, t, e)
         if self.settings.clip:
             eps = self.schedule.clip(x, t, eps)
         if self.classifier is None or self.settings.scale == 0:

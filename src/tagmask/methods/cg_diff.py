@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal, cast
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -130,5 +130,5 @@ class CGDiff:
     def _eps(self, x: Tensor, t: int) -> Tensor:
         """ε_θ(x_t, t). A network knows no step 0: the clean image is shown to it as step 1."""
         e = self.denoiser.embed(None if self.settings.condition == "null" else ABSENT)
-        eps = cast(Tensor, self.denoiser(x, max(t, 1), e))
+        eps = self.denoiser(x, max(t, 1), e)
         return self.schedule.clip(x, t, eps) if self.settings.clip and t else eps

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal, cast
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -119,7 +119,7 @@ class DDIB:
         x = image
         for t, above in pairwise(step + s.offset for step in ladder):  # abduction: ε_∅
             # A network knows no step 0: the clean image is shown to it as step 1.
-            eps = cast(Tensor, self.denoiser(x, max(t, 1), null))
+            eps = self.denoiser(x, max(t, 1), null)
             x = self.schedule.ddim(x, self._clipped(x, t, eps), t, above)
         # Both conditions go through the network as one batch: [ε_h; ε_∅].
         e = torch.cat([healthy.expand(len(x), -1), null.expand(len(x), -1)])

@@ -12,14 +12,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal, TypeVar, cast
+from typing import Literal, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tagmask.errors import ConfigError
-from tagmask.networks.backbone import check_backbone, check_image, network_index
+from tagmask.networks.checks import check_image, check_unet, network_index
 
 __all__ = ["Classifier", "ClassifierSettings"]
 
@@ -61,7 +61,7 @@ class ClassifierSettings:
     classes: int = 2
 
     def __post_init__(self) -> None:
-        check_backbone(
+        check_unet(
             "classifier",
             size=self.size,
             channels=self.channels,
@@ -149,7 +149,7 @@ class Classifier(nn.Module):
         h = self.conv_in(F.pixel_unshuffle(x, self.settings.patch))
         for layer in self.layers:
             h = layer(h, emb) if isinstance(layer, ResidualBlock) else layer(h)
-        return cast(Tensor, self.pool(self.silu_out(self.norm_out(h)))).to(x.dtype)
+        return self.pool(self.silu_out(self.norm_out(h))).to(x.dtype)
 
     def layer(self, name: Literal["pooled", "middle"] | int) -> nn.Module:
         """Give the module whose output is that of the last block of a level, before it is halved.
@@ -198,7 +198,7 @@ class ResidualBlock(nn.Module):
         h = self.conv1(self.resample(F.silu(self.norm1(x))))
         scale, shift = self.time(F.silu(emb))[:, :, None, None].chunk(2, dim=1)
         h = self.conv2(self.dropout(F.silu(self.norm2(h) * (1 + scale) + shift)))
-        return cast(Tensor, self.skip(self.resample(x)) + h)
+        return self.skip(self.resample(x)) + h
 
 
 class SelfAttention(nn.Module):
@@ -216,7 +216,7 @@ class SelfAttention(nn.Module):
         qkv = self.qkv(self.norm(x.flatten(2)).transpose(1, 2))
         query, key, value = (_split_heads(part, self.heads) for part in qkv.chunk(3, dim=-1))
         h = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
-        return cast(Tensor, x + self.out(h).transpose(1, 2).reshape(x.shape))
+        return x + self.out(h).transpose(1, 2).reshape(x.shape)
 
 
 class AttentionPool(nn.Module):
@@ -239,7 +239,7 @@ class AttentionPool(nn.Module):
         query = F.linear(tokens[:, :1], weight[:width], bias[:width])
         key, value = F.linear(tokens, weight[width:], bias[width:]).chunk(2, dim=-1)
         q, k, v = (_split_heads(part, self.heads) for part in (query, key, value))
-        return cast(Tensor, self.out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(1)))
+        return self.out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(1))
 
 
 def _split_heads(x: Tensor, heads: int) -> Tensor:

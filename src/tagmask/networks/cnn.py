@@ -13,13 +13,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal, cast
+from typing import Literal
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tagmask.errors import ConfigError
-from tagmask.networks.backbone import check_image
+from tagmask.networks.checks import check_image
 
 __all__ = ["CNN", "RESNET50", "CNNSettings"]
 
@@ -161,7 +161,7 @@ class CNN(nn.Module):
         h = self.pool_in(F.relu(self.norm_in(self.conv_in(x))))
         for level in self.levels:
             h = level(h)
-        return cast(Tensor, self.out(self.dropout(h.mean(dim=(2, 3))))).to(x.dtype)
+        return self.out(self.dropout(h.mean(dim=(2, 3)))).to(x.dtype)
 
     def layer(self, name: Literal["pooled", "middle"] | int) -> nn.Module:
         """Give the module whose output is that of the last block of a level.

@@ -15,15 +15,15 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 from itertools import repeat
-from typing import Any, cast
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tagmask.errors import ConfigError
-from tagmask.networks.backbone import check_image, network_index
-from tagmask.networks.unet import DenoiserSettings, build_unet
+from tagmask.networks.adm_unet import DenoiserSettings, build_unet
+from tagmask.networks.checks import check_image, network_index
 
 __all__ = ["Denoiser", "DenoiserSettings"]
 
@@ -105,14 +105,14 @@ class Denoiser(nn.Module):
             return torch.zeros(len(y), self.embedding_width, device=device)
         if self.settings.conditioning == "attention":
             null = (y == classes)[:, None]
-            c = cast(Tensor, self.class_mlp(self.table(torch.where(null[:, 0], 0, y))))
+            c = self.class_mlp(self.table(torch.where(null[:, 0], 0, y)))
             return torch.where(null, torch.zeros_like(c), c)
         if not self.settings.null_row and bool((y == classes).any()):
             raise ConfigError(
                 "this denoiser was trained without a row for no class.",
                 repair="Use a method that needs only the classes (cdm), or train with null_row = true.",
             )
-        return cast(Tensor, self.table(y))
+        return self.table(y)
 
     def forward(self, x: Tensor, t: int | Tensor, e: Tensor) -> Tensor:
         """Estimate the noise.

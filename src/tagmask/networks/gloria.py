@@ -15,14 +15,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tagmask.errors import ConfigError
-from tagmask.networks.backbone import check_image
+from tagmask.networks.checks import check_image
 from tagmask.types import TextTokens
 
 __all__ = ["Encoder", "Gloria", "GloriaSettings", "check_encoder"]
@@ -138,7 +137,7 @@ class Gloria(nn.Module):
         for block in self.decoder:
             h = F.interpolate(h, scale_factor=2)
             h = block(torch.cat([h, skips.pop()], dim=1) if skips else h)
-        return cast(Tensor, self.out(h)).to(x.dtype)
+        return self.out(h).to(x.dtype)
 
 
 class Encoder(nn.Module):

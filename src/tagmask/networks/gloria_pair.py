@@ -20,8 +20,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tagmask.errors import ConfigError, RunError
-from tagmask.networks.adm import fill
-from tagmask.networks.backbone import check_image
+from tagmask.networks.adm_checkpoint import fill
+from tagmask.networks.checks import check_image
 from tagmask.networks.gloria import Encoder, Gloria, check_encoder
 from tagmask.types import TextTokens
 

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tagmask.errors import ConfigError
-from tagmask.networks.backbone import check_image
+from tagmask.networks.checks import check_image
 from tagmask.types import TextTokens
 
 __all__ = ["LViT", "LViTSettings"]
@@ -182,7 +182,7 @@ class LViT(nn.Module):
         for level in (3, 2, 1, 0):
             h = F.interpolate(h, scale_factor=2)
             h = self.up[level](torch.cat([self.gates[level](skips[level]), h], dim=1))
-        return cast(Tensor, self.out(h)).to(x.dtype)
+        return self.out(h).to(x.dtype)
 
     def _read(self, text: TextTokens | None, pictures: int) -> Tensor:
         """Say what a sentence adds to each image token: (B, (S / 16)², width)."""
@@ -207,7 +207,7 @@ class LViT(nn.Module):
                 repair="Give every picture its text, or train with null_text = true and text_dropout.",
             )
         words = self.words(z.transpose(1, 2)).transpose(1, 2)
-        return cast(Tensor, self.place(words))
+        return self.place(words)
 
 
 class _Layer(nn.Module):
@@ -231,7 +231,7 @@ class _Layer(nn.Module):
         q, k, v = self.qkv(self.norm1(y)).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         a = F.scaled_dot_product_attention(q, k, v)
         y = y + self.attended(a.transpose(1, 2).flatten(2))
-        return cast(Tensor, y + self.mlp(self.norm2(y)))
+        return y + self.mlp(self.norm2(y))
 
 
 class _Gate(nn.Module):
@@ -247,7 +247,7 @@ class _Gate(nn.Module):
         """Give (B, F, H, W) from features x (B, F, H, W)."""
         mean = F.relu(self.mean(x)).mean(dim=1, keepdim=True)
         largest = F.relu(self.max(x)).amax(dim=1, keepdim=True)
-        return cast(Tensor, self.weight(torch.cat([mean, largest, mean + largest], dim=1)) * x)
+        return self.weight(torch.cat([mean, largest, mean + largest], dim=1)) * x
 
 
 def _convolutions(before: int, after: int, times: int) -> nn.Sequential:
@@ -265,4 +265,4 @@ def _along(before: int, after: int) -> nn.Sequential:
 
 def _over(module: nn.Module, y: Tensor) -> Tensor:
     """Apply a CTBN to the features of tokens y (B, N, F), along the tokens."""
-    return cast(Tensor, module(y.transpose(1, 2))).transpose(1, 2)
+    return module(y.transpose(1, 2)).transpose(1, 2)

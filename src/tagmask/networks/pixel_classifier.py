@@ -187,7 +187,7 @@ class _Member(nn.Module):
 
     def forward(self, f: Tensor) -> Tensor:
         """Give both logits (N, 2), background and target, of N pixels f (N, d)."""
-        return cast(Tensor, self.rest(self.first(f)))
+        return self.rest(self.first(f))
 
     def map(self, features: Sequence[Tensor], size: int) -> Tensor:
         """Give the target's logit of every pixel, (B, 1, S, S) float32.

@@ -10,13 +10,12 @@ papers of this field count it: `SegmenterSettings(channels=3, widths=(64, 128, 2
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from tagmask.errors import ConfigError
-from tagmask.networks.backbone import check_image
+from tagmask.networks.checks import check_image
 from tagmask.networks.norms import Norm, check_norm, norm_layer
 from tagmask.types import TextTokens
 
@@ -128,7 +127,7 @@ class Segmenter(nn.Module):
         h = self.dropout(h)
         for enlarge, block in zip(self.enlarge, self.up, strict=True):
             h = block(torch.cat([skips.pop(), enlarge(h)], dim=1))
-        return cast(Tensor, self.out(h)).to(x.dtype)
+        return self.out(h).to(x.dtype)
 
 
 def _two_convolutions(before: int, after: int, norm: Norm) -> nn.Sequential:

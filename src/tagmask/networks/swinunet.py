@@ -15,13 +15,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import count, pairwise
-from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from tagmask.errors import ConfigError
-from tagmask.networks.backbone import check_image
+from tagmask.networks.checks import check_image
 from tagmask.types import TextTokens
 
 __all__ = ["SwinUNet", "SwinUNetSettings"]
@@ -179,7 +178,7 @@ class SwinUNet(nn.Module):
             z = stage(fuse(torch.cat([expand(z), skips.pop()], dim=-1)))
         z = self.enlarge(self.norm_out(z))
         background, target = self.out(z.permute(0, 3, 1, 2)).split(1, dim=1)
-        return cast(Tensor, target - background).to(x.dtype)
+        return (target - background).to(x.dtype)
 
 
 class _Block(nn.Module):
@@ -268,7 +267,7 @@ class _Merge(nn.Module):
     def forward(self, z: Tensor) -> Tensor:
         """Give (B, H / 2, H / 2, 2 C) from tokens z (B, H, H, C)."""
         corners = [z[:, y::2, x::2] for x in (0, 1) for y in (0, 1)]
-        return cast(Tensor, self.reduce(self.norm(torch.cat(corners, dim=-1))))
+        return self.reduce(self.norm(torch.cat(corners, dim=-1)))
 
 
 class _Expand(nn.Module):
@@ -284,4 +283,4 @@ class _Expand(nn.Module):
         """Give (B, H times, H times, F') from tokens z (B, H, H, F)."""
         b, side, _, _ = z.shape
         z = self.enlarge(z).reshape(b, side, side, self.times, self.times, -1).transpose(2, 3)
-        return cast(Tensor, self.norm(z.reshape(b, side * self.times, side * self.times, -1)))
+        return self.norm(z.reshape(b, side * self.times, side * self.times, -1))

@@ -201,7 +201,7 @@ class TextDiff(FeatureHead):
             fused = self.fuse(h.flatten(2).transpose(1, 2), said, z)  # H_z, Eq. 3
             fused = fused.transpose(1, 2).unflatten(2, h.shape[-2:])
             total = total + upsampled_convolution(fused, weight, size)
-        return cast(Tensor, self.classify(total))
+        return self.classify(total)
 
     def _layer(self, z: int) -> str:
         """Name the projection of block z."""

@@ -54,7 +54,7 @@ class CrossAttention(nn.Module):
         tokens, d = k.shape[2:]
         if tokens > d:
             taken = F.scaled_dot_product_attention(self._parted(self.w_q(h)), k, v, attn_mask=counts)
-            return cast(Tensor, self.out(taken.transpose(1, 2).flatten(2)))
+            return self.out(taken.transpose(1, 2).flatten(2))
         # A sentence is short: W_q (t̂ W_k)ᵀ and (t̂ W_v) W_out are smaller than W_q and W_out, so they are
         # multiplied first, once for all pixels. The same products, in another order.
         w_q = self.w_q.weight.reshape(self.heads, d, -1)
@@ -62,8 +62,7 @@ class CrossAttention(nn.Module):
         asked = torch.einsum("bnld,ndw->bwnl", k, w_q).flatten(2) / d**0.5
         scores = (h @ asked).reshape(*h.shape[:2], self.heads, tokens).masked_fill(~counts, -torch.inf)
         answers = torch.einsum("bnld,wnd->bnlw", v, w_out).flatten(1, 2)
-        result: Tensor = scores.softmax(dim=-1).flatten(2) @ answers + self.out.bias
-        return result
+        return scores.softmax(dim=-1).flatten(2) @ answers + self.out.bias
 
     def _parted(self, x: Tensor) -> Tensor:
         """(B, L, heads * d) -> (B, heads, L, d)."""
@@ -110,7 +109,7 @@ class SharedBlock(Fusion):
         """Give H_z; every z is treated alike."""
         for before, attend, after, words in zip(self.before, self.attend, self.after, said, strict=True):
             h = h + after(attend(before(h), words))
-        return cast(Tensor, h + self.feed(h))
+        return h + self.feed(h)
 
 
 class MeanToken(Fusion):
@@ -137,7 +136,7 @@ class MeanToken(Fusion):
         """Give H_z; every z is treated alike."""
         both = torch.cat([h, said.expand(-1, h.shape[1], -1)], dim=2) if self.concat else said
         h = self.join(both) if self.concat else h + self.join(both)
-        return cast(Tensor, h + self.feed(h))
+        return h + self.feed(h)
 
 
 class EquationThree(Fusion):

@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tagmask.errors import ConfigError
-from tagmask.networks.backbone import check_image
+from tagmask.networks.checks import check_image
 from tagmask.types import TextTokens
 
 __all__ = ["SMALL", "TransUNet", "TransUNetSettings"]
@@ -160,7 +160,7 @@ class TransUNet(nn.Module):
             h = F.interpolate(h, scale_factor=2, mode="bilinear", align_corners=True)
             h = block(torch.cat([h, skips.pop()], dim=1) if skips else h)
         background, target = self.out(h).split(1, dim=1)
-        return cast(Tensor, target - background).to(x.dtype)
+        return (target - background).to(x.dtype)
 
 
 class _Layer(nn.Module):
@@ -184,7 +184,7 @@ class _Layer(nn.Module):
         q, k, v = self.qkv(self.norm1(z)).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         a = F.scaled_dot_product_attention(q, k, v)
         z = z + self.attended(a.transpose(1, 2).flatten(2))  # Eq. 2
-        return cast(Tensor, z + self.mlp(self.norm2(z)))  # Eq. 3
+        return z + self.mlp(self.norm2(z))  # Eq. 3
 
 
 class _ResNet(nn.Module):
@@ -247,7 +247,7 @@ class _StandardConv(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         variance, mean = torch.var_mean(self.weight, dim=(1, 2, 3), correction=0, keepdim=True)
         standard = (self.weight - mean) / torch.sqrt(variance + 1e-5)
-        return cast(Tensor, self._conv_forward(x, standard, self.bias))
+        return self._conv_forward(x, standard, self.bias)
 
 
 def _convolution(before: int, after: int) -> nn.Sequential:

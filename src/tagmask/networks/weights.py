@@ -6,20 +6,19 @@ wrote it and whatever the caller adds. So a file is a network by itself.
 
 from __future__ import annotations
 
-import hashlib
 import json
-from importlib import metadata as packages
 from pathlib import Path
 from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor, nn
 
+from tagmask import __version__
 from tagmask.config import build, plain
 from tagmask.diffusion.schedule import NoiseSchedule
 from tagmask.errors import ConfigError, RunError, SecurityError
-from tagmask.io import atomic_write
-from tagmask.networks.adm import adm_to_classifier, adm_to_denoiser, fill
+from tagmask.io import atomic_write, sha256
+from tagmask.networks.adm_checkpoint import adm_to_classifier, adm_to_denoiser, fill
 from tagmask.networks.classifier import Classifier
 from tagmask.networks.cnn import CNN
 from tagmask.networks.denoiser import Denoiser
@@ -34,7 +33,6 @@ __all__ = [
     "read_metadata",
     "read_tensors",
     "save",
-    "sha256",
 ]
 
 _PICKLED = {b"PK\x03\x04": "a zip archive, as torch.save writes", b"\x80": "a pickle"}
@@ -80,7 +78,7 @@ def save(
             )
     header = {
         "kind": kind,
-        "version": _version(),
+        "version": __version__,
         "settings": plain(module.settings),
         "metadata": metadata,
     }
@@ -155,7 +153,10 @@ def load_features(
     ConfigError
         Blocks, steps or label that this denoiser and schedule do not have.
     """
-    found = sha256(settings.weights)
+    try:
+        found = sha256(settings.weights)
+    except OSError as error:
+        raise _unreadable(settings.weights, error) from None
     if known not in (None, found):
         raise RunError(
             f"is another file than the features were learnt on: its SHA-256 is {found}, not {known}.",
@@ -199,19 +200,8 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     return _read(Path(path))[0]
 
 
-def sha256(path: Path) -> str:
-    """Give the SHA-256 of a file's bytes, in hexadecimal.
-
-    Raises
-    ------
-    RunError
-        If it cannot be read.
-    """
-    try:
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise RunError(f"cannot be read: {error.strerror}.", where=path, repair="Check the path.") from None
+def _unreadable(path: Path, error: OSError) -> RunError:
+    return RunError(f"cannot be read: {error.strerror}.", where=path, repair="Check the path.")
 
 
 def _read(path: Path, *, tensors: bool = True) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -222,7 +212,7 @@ def _read(path: Path, *, tensors: bool = True) -> tuple[dict[str, Tensor], dict[
         with open(path, "rb") as file:
             start = file.read(9)
     except OSError as error:
-        raise RunError(f"cannot be read: {error.strerror}.", where=path, repair="Check the path.") from None
+        raise _unreadable(path, error) from None
     for magic, what in _PICKLED.items():
         # A safetensors file is 8 bytes of length, any bytes, and then a brace.
         if start.startswith(magic) and start[8:] != b"{":
@@ -255,10 +245,3 @@ def _header(text: dict[str, str], path: Path) -> dict[str, Any]:
     if not isinstance(header, dict) or any(not isinstance(header.get(k), kind) for k, kind in kinds.items()):
         raise RunError("has a header that cannot be read.", where=path, repair="Copy the file again.")
     return header
-
-
-def _version() -> str:
-    try:
-        return packages.version("tagmask")
-    except packages.PackageNotFoundError:
-        return "unknown"

@@ -15,7 +15,7 @@ import numpy as np
 from tagmask.errors import InputError
 from tagmask.panels import Panel, read_panels
 
-__all__ = ["CaseRow", "Evaluation", "SliceRow", "by_case", "read_evaluation"]
+__all__ = ["CaseRow", "SliceRow", "StoredEvaluation", "by_case", "read_evaluation"]
 
 
 class SliceRow(NamedTuple):
@@ -57,7 +57,7 @@ class Histogram(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class StoredEvaluation:
     """What a folder written by `tagmask evaluate` says.
 
     Parameters
@@ -106,7 +106,7 @@ class Evaluation:
         return next(iter(known.values())) if len(known) == 1 else known.get(index)
 
 
-def read_evaluation(folder: Path) -> Evaluation:
+def read_evaluation(folder: Path) -> StoredEvaluation:
     """Read the folder of an evaluation.
 
     Raises
@@ -133,7 +133,7 @@ def read_evaluation(folder: Path) -> Evaluation:
     results = results if results.is_absolute() or not (folder / results).is_dir() else folder / results
     manifest = _optional(results / "manifest.json") if summary.get("results") else {}
     run = manifest.get("run")
-    return Evaluation(
+    return StoredEvaluation(
         folder,
         summary,
         [_slice(row) for row in _lines(folder / "per_slice.csv") if row.get("row") == "method"],

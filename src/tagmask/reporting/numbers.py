@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tagmask.reporting.evaluation import Evaluation
+from tagmask.reporting.evaluation import StoredEvaluation
 from tagmask.reporting.page import Html, join, table, tag
 
 __all__ = ["comparison", "explanation", "number", "numbers", "stamp", "verdict"]
@@ -52,7 +52,7 @@ def _cell(found: Mapping[str, Any], metric: str) -> Html:
     return join([number(found.get("value"), digits), *(tag("small", note) for note in notes)])
 
 
-def _main_table(evaluation: Evaluation, subset: str, per: str) -> Html:
+def _main_table(evaluation: StoredEvaluation, subset: str, per: str) -> Html:
     unit = (evaluation.summary.get("hd95") or {}).get("unit") or "px"
     rows = evaluation.summary["rows"]
     metrics = [m for m in _METRICS if any(_value(r, subset, per, m) for r in rows)]
@@ -75,7 +75,7 @@ def _main_table(evaluation: Evaluation, subset: str, per: str) -> Html:
     return table(head, lines, caption=f"{_SUBSETS[subset]}, {_PER[per]}", marked=marked, class_="named")
 
 
-def numbers(evaluation: Evaluation) -> Html:
+def numbers(evaluation: StoredEvaluation) -> Html:
     """Give the tables, the averaging that is usual open, the others folded."""
     more = [_main_table(evaluation, s, per) for per in ("patient", "pooled") for s in _SUBSETS]
     return join(
@@ -89,7 +89,7 @@ def numbers(evaluation: Evaluation) -> Html:
     )
 
 
-def _conventions(evaluation: Evaluation) -> Html:
+def _conventions(evaluation: StoredEvaluation) -> Html:
     """Say by which rules the numbers were made."""
     hd95 = evaluation.summary.get("hd95") or {}
     rule = str(hd95.get("empty") or "not stated")
@@ -112,7 +112,7 @@ def _conventions(evaluation: Evaluation) -> Html:
     return tag("ul", *(tag("li", line) for line in lines), class_="quiet")
 
 
-def _image_level(evaluation: Evaluation) -> Html:
+def _image_level(evaluation: StoredEvaluation) -> Html:
     """Say how well slices, not pixels, are told apart, beside what a slice's position alone gives away."""
     level = evaluation.summary.get("image_level") or {}
     rows = []
@@ -137,7 +137,7 @@ def _image_level(evaluation: Evaluation) -> Html:
     return join(pieces)
 
 
-def verdict(evaluation: Evaluation) -> Html:
+def verdict(evaluation: StoredEvaluation) -> Html:
     """Say in a sentence or two whether the method beats what knows nothing, and what has read masks."""
     own = _value(evaluation.method, "positives", "image", "dice")
     others = [r for r in evaluation.summary["rows"] if r["row"] != "method"]
@@ -172,7 +172,7 @@ def verdict(evaluation: Evaluation) -> Html:
     return tag("div", *texts, class_="verdict")
 
 
-def comparison(names: Sequence[str], evaluations: Sequence[Evaluation]) -> Html:
+def comparison(names: Sequence[str], evaluations: Sequence[StoredEvaluation]) -> Html:
     """Put the methods of several evaluations side by side, with a trivial row once where it says the same."""
     columns = [("positives", m) for m in ("dice", "iou", "hd95", "auprc")] + [
         ("mixed", "dice"),
@@ -210,7 +210,7 @@ def comparison(names: Sequence[str], evaluations: Sequence[Evaluation]) -> Html:
     )
 
 
-def explanation(evaluations: Sequence[Evaluation]) -> Html:
+def explanation(evaluations: Sequence[StoredEvaluation]) -> Html:
     """Say in plain words how to read the report."""
     masked = any("mask" in str(r.get("reads")).lower() for e in evaluations for r in e.summary["rows"])
     points = [

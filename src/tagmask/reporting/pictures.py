@@ -8,7 +8,7 @@ import numpy as np
 
 from tagmask import figures
 from tagmask.panels import Kind, Panel
-from tagmask.reporting.evaluation import Evaluation
+from tagmask.reporting.evaluation import StoredEvaluation
 from tagmask.reporting.numbers import number
 from tagmask.reporting.page import Html, join, picture, table, tag
 
@@ -23,7 +23,7 @@ _HEADINGS = {
 }
 
 
-def gallery(evaluation: Evaluation, most: int, room: int) -> Html:
+def gallery(evaluation: StoredEvaluation, most: int, room: int) -> Html:
     """Show at most `most` slices, evenly by kind, in some `room` bytes: image, truth, score map, mask."""
     groups = {kind: [p for p in evaluation.panels if p.choice.kind == kind] for kind in get_args(Kind)}
     each = max(1, most // len(groups))
@@ -47,7 +47,7 @@ def _key(colour: str) -> Html:
     return tag("span", class_="key", style=f"border-color:{colour};background:{colour}66")
 
 
-def _fitted(panel: Panel, evaluation: Evaluation, room: int) -> Html:
+def _fitted(panel: Panel, evaluation: StoredEvaluation, room: int) -> Html:
     """Show one slice; where it would be too large a part of the file, every other pixel of it, or fewer."""
     figure = _figure(panel, evaluation)
     while len(figure) > room and max(panel.truth.shape) > _SMALLEST:
@@ -57,7 +57,7 @@ def _fitted(panel: Panel, evaluation: Evaluation, room: int) -> Html:
     return figure
 
 
-def _figure(panel: Panel, evaluation: Evaluation) -> Html:
+def _figure(panel: Panel, evaluation: StoredEvaluation) -> Html:
     """Show one slice in four pictures."""
     choice = panel.choice
     alone = sum(row.case == choice.case for row in evaluation.slices) == 1
@@ -111,7 +111,7 @@ def _score(panel: Panel, name: str, threshold: float | None) -> Html:
     )
 
 
-def charts(evaluation: Evaluation) -> Html:
+def charts(evaluation: StoredEvaluation) -> Html:
     """Give the histogram of scores, the precision-recall curve and the Dice over the size of the target."""
     drawn = [piece for piece in (_histogram(evaluation), _curve(evaluation), *_sizes(evaluation)) if piece]
     return join([tag("h3", "Charts"), tag("div", *drawn, class_="charts")]) if drawn else Html("")
@@ -121,7 +121,7 @@ def _chart(title: str, png: bytes, alt: str, note: str) -> Html:
     return tag("figure", tag("h3", title), picture(png, alt), tag("p", note, class_="quiet"))
 
 
-def _histogram(evaluation: Evaluation) -> Html | None:
+def _histogram(evaluation: StoredEvaluation) -> Html | None:
     found = evaluation.histogram
     if found is None:
         return None
@@ -143,7 +143,7 @@ def _median(edges: np.ndarray, counts: np.ndarray) -> str:
     return f"{(edges[middle] + edges[middle + 1]) / 2:.3g}"
 
 
-def _curve(evaluation: Evaluation) -> Html | None:
+def _curve(evaluation: StoredEvaluation) -> Html | None:
     lines, words = {}, []
     for row in evaluation.summary["rows"]:
         key = (row["row"], "positives")
@@ -163,7 +163,7 @@ def _curve(evaluation: Evaluation) -> Html | None:
     return _chart("Precision and recall", figures.curves(lines, chance), alt, note)
 
 
-def _sizes(evaluation: Evaluation) -> list[Html]:
+def _sizes(evaluation: StoredEvaluation) -> list[Html]:
     rows = [r for r in evaluation.slices if r.positive and r.dice is not None and r.truth_pixels > 0]
     if not rows:
         return []

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
 
-from tagmask.reporting.evaluation import Evaluation, by_case
+from tagmask.reporting.evaluation import StoredEvaluation, by_case
 from tagmask.reporting.numbers import number
 from tagmask.reporting.page import Html, join, table, tag
 
@@ -16,7 +16,7 @@ __all__ = ["cases", "commands", "facts", "problems", "settings"]
 _MOST = 100
 
 
-def facts(evaluation: Evaluation) -> Html:
+def facts(evaluation: StoredEvaluation) -> Html:
     """Give method, data, dates and versions."""
     summary, manifest = evaluation.summary, evaluation.manifest
     slices, found = summary.get("slices") or {}, summary.get("cases") or {}
@@ -43,7 +43,7 @@ def facts(evaluation: Evaluation) -> Html:
     return tag("dl", *lines, class_="facts")
 
 
-def problems(evaluation: Evaluation) -> Html:
+def problems(evaluation: StoredEvaluation) -> Html:
     """List what went wrong, what is missing, and what the reader should know."""
     summary = evaluation.summary
     found = summary.get("cases") or {}
@@ -76,7 +76,7 @@ def _list(title: str, lines: Sequence[object]) -> Html:
     return join([tag("p", tag("strong", f"{title}: {len(lines):,}")), items])
 
 
-def cases(evaluation: Evaluation, most: int) -> Html:
+def cases(evaluation: StoredEvaluation, most: int) -> Html:
     """Give a line for each case, the lowest Dice first; a click on a column sorts."""
     rows = by_case(evaluation.slices)
     if not rows:
@@ -110,7 +110,7 @@ def _count(n: int) -> tuple[str, int]:
     return f"{n:,}", n
 
 
-def settings(evaluation: Evaluation) -> Html:
+def settings(evaluation: StoredEvaluation) -> Html:
     """Give every setting, seed and hash that the manifest and the summary name."""
     manifest = evaluation.manifest
     known: dict[str, Any] = {
@@ -145,7 +145,7 @@ def _flat(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, s
             yield f"{prefix}{key}", "off" if value is None else str(value)
 
 
-def commands(evaluations: Sequence[Evaluation], results: Iterable[str], out: str) -> Html:
+def commands(evaluations: Sequence[StoredEvaluation], results: Iterable[str], out: str) -> Html:
     """Give the exact commands, each once, in the order in which they have to run."""
     lines: list[str] = []
     for evaluation in evaluations:

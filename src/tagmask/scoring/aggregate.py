@@ -185,7 +185,7 @@ class _Grouped:
 
 
 def summarise(
-    records: Sequence[SliceRecord], pooled_ap: float = _NAN, *, draws: int = 2000, seed: int = 0
+    records: Sequence[SliceRecord], pooled_ap: float = _NAN, *, resamples: int = 2000, seed: int = 0
 ) -> dict[str, dict[str, dict[str, float | int]]]:
     """Average the slices of one row and one subset in three ways.
 
@@ -195,7 +195,7 @@ def summarise(
         One row's slices.
     pooled_ap
         Average precision over all their pixels, NaN where there are no scores.
-    draws, seed
+    resamples, seed
         Of the bootstrap over patients.
 
     Returns
@@ -210,7 +210,7 @@ def summarise(
     image = {**_overlaps(g.counts), "hd95": g.hd95, "auprc": g.ap}
     totals = g.add_up(g.counts)
 
-    boot = partial(_boot, draws=draws, seed=seed)
+    boot = partial(_boot, resamples=resamples, seed=seed)
 
     out: dict[str, dict[str, dict[str, float | int]]] = {"image": {}, "patient": {}, "pooled": {}}
     for name, values in image.items():
@@ -218,7 +218,7 @@ def summarise(
         sums = g.add_up(np.stack([np.where(known, values, 0.0), known], axis=1))
         out["image"][name] = _entry(boot(sums, _quotient), known, penalised if name == "hd95" else 0)
     for name, values in g.patients().items():
-        interval = mean_interval(values, draws=draws, seed=seed)
+        interval = mean_interval(values, resamples=resamples, seed=seed)
         out["patient"][name] = _entry(interval, np.isfinite(values), penalised if name == "hd95" else 0)
     for name in _OVERLAP:
         interval = boot(totals, partial(_overlap, name=name))
@@ -228,10 +228,12 @@ def summarise(
     return out
 
 
-def mean_interval(values: np.ndarray, *, draws: int = 2000, seed: int = 0) -> Interval:
+def mean_interval(values: np.ndarray, *, resamples: int = 2000, seed: int = 0) -> Interval:
     """Give the mean of patients' numbers (P,), and its interval; NaN is no number."""
     known = np.isfinite(values)
-    return _boot(np.stack([np.where(known, values, 0.0), known], axis=1), _quotient, draws=draws, seed=seed)
+    return _boot(
+        np.stack([np.where(known, values, 0.0), known], axis=1), _quotient, resamples=resamples, seed=seed
+    )
 
 
 def of_patients(records: Sequence[SliceRecord]) -> dict[str, dict[str, float]]:
@@ -241,10 +243,14 @@ def of_patients(records: Sequence[SliceRecord]) -> dict[str, dict[str, float]]:
 
 
 def _boot(
-    sums: np.ndarray, statistic: Callable[[np.ndarray], np.ndarray], *, draws: int, seed: int
+    sums: np.ndarray, statistic: Callable[[np.ndarray], np.ndarray], *, resamples: int, seed: int
 ) -> Interval:
     """Bootstrap over patients, if there are any."""
-    return bootstrap_ci(sums, statistic, draws=draws, seed=seed) if len(sums) else Interval(_NAN, _NAN, _NAN)
+    return (
+        bootstrap_ci(sums, statistic, resamples=resamples, seed=seed)
+        if len(sums)
+        else Interval(_NAN, _NAN, _NAN)
+    )
 
 
 def _quotient(totals: np.ndarray) -> np.ndarray:

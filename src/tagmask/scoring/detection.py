@@ -9,7 +9,7 @@ import numpy as np
 
 from tagmask.metrics import auc_interval
 from tagmask.scoring.aggregate import SliceRecord
-from tagmask.scoring.trivial import PositionPrior
+from tagmask.scoring.baselines import PositionPrior
 
 __all__ = ["image_level"]
 
@@ -21,7 +21,7 @@ def image_level(
     prior: PositionPrior,
     score_from: str,
     *,
-    draws: int = 2000,
+    resamples: int = 2000,
     seed: int = 0,
 ) -> dict[str, Any]:
     """Say how well whole slices are told apart: by score, by position alone, by non-empty masks.
@@ -49,7 +49,7 @@ def image_level(
     def area(score: np.ndarray) -> dict[str, float]:
         if not np.isfinite(score).all():
             return {"auc": _NAN, "low": _NAN, "high": _NAN}
-        value, low, high = auc_interval(score, labels, patients, draws=draws, seed=seed)
+        value, low, high = auc_interval(score, labels, patients, resamples=resamples, seed=seed)
         return {"auc": value, "low": low, "high": high}
 
     detection = []

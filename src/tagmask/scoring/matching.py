@@ -14,7 +14,7 @@ import numpy as np
 from tagmask.data.table import Case, by_study, read_table
 from tagmask.errors import ConfigError, InputError, TableError
 from tagmask.io import case_files, stem
-from tagmask.scoring.trivial import relative_positions
+from tagmask.scoring.baselines import relative_positions
 
 __all__ = [
     "Results",

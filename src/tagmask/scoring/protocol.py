@@ -36,7 +36,7 @@ class EvaluateSettings:
         See `metrics.hd95`.
     ap_over
         Pixels of AUPRC: "image", all; "body".
-    draws, seed
+    resamples, seed
         Of the bootstrap over patients.
     """
 
@@ -48,7 +48,7 @@ class EvaluateSettings:
     area_of: Literal["slice", "body"] = "slice"
     empty_hd: Literal["exclude", "diagonal", "zero"] = "exclude"
     ap_over: Literal["image", "body"] = "image"
-    draws: int = 2000
+    resamples: int = 2000
     seed: int = 0
 
     def __post_init__(self) -> None:

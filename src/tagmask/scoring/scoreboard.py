@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from tagmask.errors import InputError
-from tagmask.io import atomic_write
+from tagmask.io import write_csv
 from tagmask.scoring.aggregate import cell
 
 __all__ = [
@@ -23,9 +22,8 @@ __all__ = [
     "combined_markdown",
     "flat",
     "markdown",
-    "plain",
-    "write_csv",
-    "write_text",
+    "to_json",
+    "write_numbers",
 ]
 
 FLAT = (
@@ -60,7 +58,7 @@ class Evaluation:
     ) -> float | None:
         """Give one number of the table, such as the method's mean "dice"."""
         found = next(r for r in self.summary["rows"] if r["row"] == row)
-        return found[subset][per][metric]["value"]  # type: ignore[no-any-return]
+        return found[subset][per][metric]["value"]
 
 
 def flat(summary: Mapping[str, Any]) -> list[dict[str, object]]:
@@ -259,26 +257,18 @@ def _mean_sd(cell: Mapping[str, Any]) -> str:
     return f"{cell['mean']:.3f}" + (f" ± {cell['sd']:.3f}" if math.isfinite(cell["sd"]) else "")
 
 
-def plain(value: Any) -> Any:
+def to_json(value: Any) -> Any:
     """Turn a summary into what JSON knows: paths are strings, undefined numbers are null."""
     if isinstance(value, Mapping):
-        return {str(k): plain(v) for k, v in value.items()}
+        return {str(k): to_json(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
-        return [plain(v) for v in value]
+        return [to_json(v) for v in value]
     if isinstance(value, float | np.floating):
         return float(value) if math.isfinite(value) else None
     return str(value) if isinstance(value, Path) else value
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a text file whole or not at all."""
-    with atomic_write(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
-
-
-def write_csv(path: Path, columns: Sequence[str], lines: Iterable[Mapping[str, object]]) -> None:
-    """Write a table whole or not at all; undefined numbers are empty cells."""
-    with atomic_write(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, columns, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows({key: cell(value) for key, value in line.items()} for line in lines)
+def write_numbers(path: Path, columns: Sequence[str], lines: Iterable[Mapping[str, object]]) -> None:
+    """Write a table of numbers, six digits each; undefined ones are empty cells."""
+    cells = ({key: cell(value) for key, value in line.items()} for line in lines)
+    write_csv(path, columns, cells, line_end="\n")

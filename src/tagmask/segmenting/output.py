@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import os
-from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 from tagmask.data.table import Case
-from tagmask.io import atomic_write
 from tagmask.segmenting.cases import source_names
 
-__all__ = ["clear", "write_csv", "write_json"]
+__all__ = ["clear"]
 
 
 def clear(out: Path, studies: dict[str, list[Case]]) -> None:
@@ -29,17 +25,3 @@ def clear(out: Path, studies: dict[str, list[Case]]) -> None:
     for name in ("slices.csv", "failed.csv", *names):
         if os.path.realpath(out / name) not in inputs:
             (out / name).unlink(missing_ok=True)
-
-
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write a record, whole or not at all."""
-    with atomic_write(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=1), encoding="utf-8")
-
-
-def write_csv(path: Path, columns: Sequence[str], lines: Iterable[dict[str, object]]) -> None:
-    """Write a table, whole or not at all; cells that a line lacks are empty."""
-    with atomic_write(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, columns, restval="")
-        writer.writeheader()
-        writer.writerows(lines)

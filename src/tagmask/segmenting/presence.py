@@ -83,4 +83,4 @@ def presence(prediction: Prediction, batch: Batch, classifier: Classifier | None
 @torch.no_grad()
 def _probability(classifier: Classifier, batch: Batch) -> Tensor:
     """p(tag 1) of each slice by the run's classifier, (B,) float32, on the clean image."""
-    return cast(Tensor, classifier(batch.image, 0)).float().softmax(dim=1)[:, 1].cpu()
+    return classifier(batch.image, 0).float().softmax(dim=1)[:, 1].cpu()

@@ -22,6 +22,7 @@ from typing import Any
 import torch
 
 from tagmask.errors import ConfigError, InputError, SecurityError, TagmaskError
+from tagmask.io import sha256
 
 __all__ = ["MINILM", "PACKAGE", "find_bert", "hash_bert", "load_bert"]
 
@@ -93,8 +94,7 @@ def hash_bert(folder: Path) -> str:
     digest = hashlib.sha256()
     for name in ("config.json", *_VOCABULARY, _WEIGHTS):
         if (path := folder / name).is_file():
-            with path.open("rb") as file:
-                digest.update(f"{name} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
+            digest.update(f"{name} {sha256(path)}\n".encode())
     return digest.hexdigest()
 
 

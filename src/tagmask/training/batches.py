@@ -10,20 +10,21 @@ from torch import Tensor
 
 from tagmask.data.augment import augment, draw_variants
 from tagmask.data.prepared import Prepared
-from tagmask.data.sampling import Sampler, keyed
+from tagmask.data.sampling import Sampler
 from tagmask.diffusion.simplex import noise_like
 from tagmask.errors import InputError
-from tagmask.objectives import Draws
-from tagmask.plan import TrainSettings
-from tagmask.training.kept import KeptFeatures
+from tagmask.objectives import StepNoise
+from tagmask.seeds import keyed
+from tagmask.train_settings import TrainSettings
+from tagmask.training.kept_features import KeptFeatures
 from tagmask.training.sentences import Sentences
 from tagmask.types import TextTokens
 
-__all__ = ["Lesson", "TrainingBatches"]
+__all__ = ["TrainingBatch", "TrainingBatches"]
 
 
 @dataclass(frozen=True)
-class Lesson:
+class TrainingBatch:
     """What one step learns from, or a part of it.
 
     Parameters
@@ -31,7 +32,7 @@ class Lesson:
     image : (B, C, S, S) float32 in [-1, 1]
     label : (B,) int64
         The tags; -1 where one is not known.
-    draws
+    noise
         Steps t, noise and hidden labels.
     key
         What belongs to this step, and to this part of it: for what a network draws by itself.
@@ -45,7 +46,7 @@ class Lesson:
 
     image: Tensor
     label: Tensor
-    draws: Draws
+    noise: StepNoise
     key: tuple[int, ...]
     mask: Tensor | None = None
     text: TextTokens | None = None
@@ -54,13 +55,13 @@ class Lesson:
     def __len__(self) -> int:
         return len(self.image)
 
-    def part(self, rows: Tensor, device: torch.device | str) -> Lesson:
+    def part(self, rows: Tensor, device: torch.device | str) -> TrainingBatch:
         """Give some rows of it, on a device."""
-        d, features = self.draws, self.features
-        return Lesson(
+        n, features = self.noise, self.features
+        return TrainingBatch(
             image=self.image[rows].to(device),
             label=self.label[rows].to(device),
-            draws=Draws(*(value[rows].to(device) for value in (d.t, d.noise, d.drop))),
+            noise=StepNoise(*(value[rows].to(device) for value in (n.t, n.eps, n.drop))),
             key=(*self.key, int(rows[0])),
             mask=None if self.mask is None else self.mask[rows].to(device),
             text=None if self.text is None else self.text[rows].to(device),
@@ -129,7 +130,7 @@ class TrainingBatches:
             self.labels, settings.batch, settings.balance and found == {0, 1}, settings.seed
         )
 
-    def of(self, step: int) -> Lesson:
+    def of(self, step: int) -> TrainingBatch:
         """Make the whole batch of a step (1, 2, ...), on the CPU."""
         s = self.settings
         places = self.sampler.indices(step)
@@ -149,10 +150,10 @@ class TrainingBatches:
             t = torch.where(torch.rand(s.batch, generator=generator) < s.band_share, inside, t)
         noise = noise_like(image, t, s.noise, generator)
         drop = torch.rand(s.batch, generator=generator) < s.label_dropout
-        return Lesson(
+        return TrainingBatch(
             image,
             self.labels[places],
-            Draws(t, noise, drop),
+            StepNoise(t, noise, drop),
             (s.seed, step),
             mask,
             text=None if self.sentences is None else self.sentences.of(step, rows.tolist(), variants),

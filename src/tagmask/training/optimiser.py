@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from torch import nn, optim
 
-from tagmask.plan import TrainSettings
+from tagmask.train_settings import TrainSettings
 
 __all__ = ["learning_rate", "make_optimizer"]
 

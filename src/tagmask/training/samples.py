@@ -7,10 +7,10 @@ from itertools import pairwise
 import numpy as np
 import torch
 
-from tagmask.data.sampling import keyed
 from tagmask.diffusion.schedule import NoiseSchedule
 from tagmask.diffusion.simplex import NoiseKind, noise_like
 from tagmask.networks.denoiser import Denoiser
+from tagmask.seeds import keyed
 
 __all__ = ["draw_samples"]
 

@@ -5,7 +5,6 @@ What is chosen here has read masks of the validation split, and results are stam
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,10 +15,10 @@ from torch import Tensor, nn
 
 from tagmask.data.prepared import Prepared
 from tagmask.errors import InputError
-from tagmask.io import atomic_write
+from tagmask.io import write_csv
 from tagmask.metrics import counts, dice
 from tagmask.networks.head import FeatureHead
-from tagmask.training.kept import KeptFeatures
+from tagmask.training.kept_features import KeptFeatures
 from tagmask.types import TextTokens
 
 __all__ = ["Selection"]
@@ -102,5 +101,4 @@ class Selection:
 
     def write(self, path: Path) -> None:
         """Write the looks as a table of step and dice."""
-        with atomic_write(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-            csv.writer(file).writerows([("step", "dice"), *self.looks])
+        write_csv(path, ("step", "dice"), ({"step": step, "dice": dice} for step, dice in self.looks))

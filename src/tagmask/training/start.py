@@ -8,10 +8,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from tagmask.attachments import BACKBONE, ENCODER, TextReader, open_reader
 from tagmask.data.prepared import Prepared
 from tagmask.errors import InputError, RunError
-from tagmask.identity import mask_rows
+from tagmask.frozen_parts import BACKBONE, ENCODER, TextReader, open_reader
 from tagmask.networks import weights
 from tagmask.networks.feature_cache import FeatureCache
 from tagmask.networks.gloria import Gloria
@@ -19,9 +18,10 @@ from tagmask.networks.gloria_pair import load_encoder
 from tagmask.networks.head import HeadSettings
 from tagmask.networks.kinds import MASK_LEARNERS, NETWORKS
 from tagmask.networks.learnt import tagged
-from tagmask.plan import TrainSettings
+from tagmask.resume import mask_rows
 from tagmask.runs import Run
-from tagmask.training.kept import MEMORY, KeptFeatures
+from tagmask.train_settings import TrainSettings
+from tagmask.training.kept_features import MEMORY, KeptFeatures
 
 __all__ = ["Start", "begin", "rows_to_learn"]
 

@@ -23,16 +23,16 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from tagmask.data.prepared import Prepared
-from tagmask.data.sampling import keyed
 from tagmask.errors import ConfigError, RunError
 from tagmask.io import write_png
 from tagmask.networks import weights
 from tagmask.networks.denoiser import Denoiser
 from tagmask.networks.kinds import MASK_LEARNERS
-from tagmask.plan import TrainSettings
 from tagmask.runs import Run
+from tagmask.seeds import keyed
+from tagmask.train_settings import TrainSettings
 from tagmask.training.batches import TrainingBatches
-from tagmask.training.learner import Learner
+from tagmask.training.network_with_loss import NetworkWithLoss
 from tagmask.training.optimiser import learning_rate, make_optimizer
 from tagmask.training.progress import Progress, TrainingLog
 from tagmask.training.samples import draw_samples
@@ -116,7 +116,9 @@ class Trainer:
         )
         self.step = self.state.load(self.run.path / "checkpoints", self.name)
         self.average.to(self.accelerator.device)
-        self.learner, self.optimizer = self.accelerator.prepare(Learner(network, self.schedule, s), optimizer)
+        self.model, self.optimizer = self.accelerator.prepare(
+            NetworkWithLoss(network, self.schedule, s), optimizer
+        )
         self.log = TrainingLog(self.run.path / "log", self.name, start=self.step)
 
     def run_to_end(self) -> None:
@@ -127,7 +129,7 @@ class Trainer:
         RunError
             A loss or gradient that is not finite; the last good state is kept.
         """
-        self.learner.train()
+        self.model.train()
         self.began, self.first = time.perf_counter(), self.step
         while self.step < self.settings.steps:
             self._one_step(self.step + 1)
@@ -171,7 +173,7 @@ class Trainer:
     def _one_step(self, step: int) -> None:
         s, process = self.settings, self.accelerator
         torch.manual_seed(_number(s.seed, "dropout", step, process.process_index))
-        lesson = self.batches.of(step)
+        batch = self.batches.of(step)
         mine = _share(s.batch, process.num_processes, process.process_index)
         micro = torch.split(mine, s.micro_batch or len(mine))
         total = torch.zeros((), device=process.device)
@@ -179,14 +181,14 @@ class Trainer:
         for i, part in enumerate(micro):
             last = i == len(micro) - 1
             # Gradients are exchanged between processes at the last micro-batch alone.
-            with contextlib.nullcontext() if last else process.no_sync(self.learner):
-                loss = self.learner(lesson.part(part, process.device))
+            with contextlib.nullcontext() if last else process.no_sync(self.model):
+                loss = self.model(batch.part(part, process.device))
                 # DDP averages over processes: weigh each part by its share of the whole batch.
                 weight = len(part) * process.num_processes / s.batch
                 process.backward(loss * weight)
             total = total + loss.detach() * len(part) / s.batch
         value = float(process.reduce(total, "sum"))
-        norm = process.clip_grad_norm_(self.learner.parameters(), s.clip_gradient or math.inf)
+        norm = process.clip_grad_norm_(self.model.parameters(), s.clip_gradient or math.inf)
         if not (math.isfinite(value) and (math.isfinite(float(norm)) or process.scaler is not None)):
             for buffer, before in zip(self.state.network.buffers(), statistics, strict=True):
                 buffer.copy_(before)  # what the forward pass has changed already
@@ -195,7 +197,7 @@ class Trainer:
             group["lr"] = learning_rate(s, step)
         self.optimizer.step()
         self.optimizer.zero_grad()
-        self.average.update_parameters(process.unwrap_model(self.learner).network)
+        self.average.update_parameters(process.unwrap_model(self.model).network)
         self.losses.append(value)
 
     def _average(self, average: Tensor, current: Tensor, count: Tensor | int) -> Tensor:

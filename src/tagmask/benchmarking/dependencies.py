@@ -17,7 +17,7 @@ from tagmask.errors import TagmaskError
 from tagmask.experiment import load_experiment
 from tagmask.networks.kinds import NETWORKS
 
-__all__ = ["Asked", "asked", "grounds_of", "grounds_of_taught", "needed", "title_at", "title_of"]
+__all__ = ["Asked", "asked", "dependencies_of", "dependencies_of_taught", "needed", "title_at", "title_of"]
 
 
 class Asked(NamedTuple):
@@ -25,7 +25,7 @@ class Asked(NamedTuple):
 
     title: str
     training: Callable[[], Training | None]
-    grounds: Callable[[], list[Taught]]
+    dependencies: Callable[[], list[Taught]]
 
 
 def title_of(taught: Taught) -> str:
@@ -48,18 +48,18 @@ def asked(plan: Bench, wanted: Collection[str], folds: Folds) -> list[Asked]:
     first = plan.train if len(rows) == len(plan.rows) else needed(plan, places)
     return [
         *(
-            Asked(title_of(t), partial(training_of_taught, t), partial(grounds_of_taught, plan, t))
+            Asked(title_of(t), partial(training_of_taught, t), partial(dependencies_of_taught, plan, t))
             for t in first
         ),
         *(
-            Asked(title_at(row, at), partial(training_of, row, *at), partial(grounds_of, plan, row, at))
+            Asked(title_at(row, at), partial(training_of, row, *at), partial(dependencies_of, plan, row, at))
             for row in rows
             for at in places[row.name]
         ),
     ]
 
 
-def grounds_of(plan: Bench, row: RowPlan, at: tuple[str, str, str]) -> list[Taught]:
+def dependencies_of(plan: Bench, row: RowPlan, at: tuple[str, str, str]) -> list[Taught]:
     """Give the entries that a row builds on at a data set, fold and draw: its run, or one whose file it names.
 
     A row that cannot be read builds on nothing: it fails by itself.
@@ -78,7 +78,7 @@ def grounds_of(plan: Bench, row: RowPlan, at: tuple[str, str, str]) -> list[Taug
     return [taught for taught in plan.train if _any_under(paths, taught)]
 
 
-def grounds_of_taught(plan: Bench, taught: Taught) -> list[Taught]:
+def dependencies_of_taught(plan: Bench, taught: Taught) -> list[Taught]:
     """Give the other entries that an entry builds on."""
     try:
         paths = list(_named(training_of_taught(taught)))
@@ -97,10 +97,12 @@ def needed(plan: Bench, places: Mapping[str, Sequence[tuple[str, str, str]]]) ->
     """
     rows = {row.name: row for row in plan.rows}
     found: list[Taught] = []
-    new = [one for name, some in places.items() for at in some for one in grounds_of(plan, rows[name], at)]
+    new = [
+        one for name, some in places.items() for at in some for one in dependencies_of(plan, rows[name], at)
+    ]
     while new:
         found += (new := list(dict.fromkeys(one for one in new if one not in found)))
-        new = [one for taught in new for one in grounds_of_taught(plan, taught)]
+        new = [one for taught in new for one in dependencies_of_taught(plan, taught)]
     return [taught for taught in plan.train if taught in found]
 
 

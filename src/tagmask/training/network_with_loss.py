@@ -8,7 +8,6 @@ from typing import cast
 from torch import Tensor, nn
 
 from tagmask import objectives
-from tagmask.data.sampling import keyed
 from tagmask.diffusion.schedule import NoiseSchedule
 from tagmask.networks.classifier import Classifier
 from tagmask.networks.cnn import CNN
@@ -18,13 +17,14 @@ from tagmask.networks.gloria_pair import GloriaPair
 from tagmask.networks.head import FeatureHead
 from tagmask.networks.pixel_classifier import PixelClassifier
 from tagmask.networks.textdiff import TextDiff, dice_on_logits
-from tagmask.plan import TrainSettings
-from tagmask.training.batches import Lesson
+from tagmask.seeds import keyed
+from tagmask.train_settings import TrainSettings
+from tagmask.training.batches import TrainingBatch
 
-__all__ = ["Learner"]
+__all__ = ["NetworkWithLoss"]
 
 
-class Learner(nn.Module):
+class NetworkWithLoss(nn.Module):
     """From a batch to its loss, so that DDP sees the whole of what is differentiated.
 
     Parameters
@@ -41,42 +41,42 @@ class Learner(nn.Module):
         super().__init__()
         self.network, self.schedule, self.settings = network, schedule, settings
 
-    def forward(self, lesson: Lesson) -> Tensor:
+    def forward(self, batch: TrainingBatch) -> Tensor:
         """Give the loss of a batch, () float32."""
-        image, label, draws, mask = lesson.image, lesson.label, lesson.draws, lesson.mask
+        image, label, noise, mask = batch.image, batch.label, batch.noise, batch.mask
         match self.network:
             case Denoiser():
-                return objectives.denoise(self.network, self.schedule, image, label, draws)
+                return objectives.denoise(self.network, self.schedule, image, label, noise)
             case Classifier():
-                return objectives.classify(self.network, self.schedule, image, label, draws)
+                return objectives.classify(self.network, self.schedule, image, label, noise)
             case CNN():
                 return objectives.classify_clean(self.network, image, label)
             case GloriaPair():
-                return cast(Tensor, self.network(image, lesson.text))
+                return self.network(image, batch.text)
         if mask is None:
             raise TypeError(f"a {type(self.network).__name__} learns from masks")
         if isinstance(self.network, PixelClassifier):
-            return self.network.loss(self._features(lesson), mask, keyed(*lesson.key, "pixels"))
+            return self.network.loss(self._features(batch), mask, keyed(*batch.key, "pixels"))
         s = self.settings
         if isinstance(self.network, TextDiff) and s.dice_of == "logits":
-            z = self.network.class_logits(self._features(lesson), image.shape[-1], lesson.text).float()
+            z = self.network.class_logits(self._features(batch), image.shape[-1], batch.text).float()
             entropy = objectives.segment(z[:, 1:] - z[:, :1], mask, cross_entropy=s.cross_entropy, dice=0.0)
             return entropy + s.dice * dice_on_logits(z, mask)
         return objectives.segment(
-            self._logits(lesson),
+            self._logits(batch),
             mask,
             cross_entropy=s.cross_entropy,
             dice=s.dice,
             per_image=s.dice_per_image,
         )
 
-    def _logits(self, lesson: Lesson) -> Tensor:
+    def _logits(self, batch: TrainingBatch) -> Tensor:
         if isinstance(self.network, FeatureHead):
-            return self.network.decode(self._features(lesson), lesson.image.shape[-1], lesson.text)
-        return cast(Tensor, self.network(lesson.image, lesson.text))
+            return self.network.decode(self._features(batch), batch.image.shape[-1], batch.text)
+        return self.network(batch.image, batch.text)
 
-    def _features(self, lesson: Lesson) -> Sequence[Tensor]:
+    def _features(self, batch: TrainingBatch) -> Sequence[Tensor]:
         """Features that were kept, or new ones of the backbone."""
-        if lesson.features is not None:
-            return lesson.features
-        return cast(FrozenFeatures, cast(FeatureHead, self.network).features)(lesson.image)
+        if batch.features is not None:
+            return batch.features
+        return cast(FrozenFeatures, cast(FeatureHead, self.network).features)(batch.image)

@@ -13,13 +13,14 @@ import torch
 
 from tagmask.errors import ConfigError, RunError
 from tagmask.experiment import Experiment
+from tagmask.io import sha256
 from tagmask.networks import weights
 from tagmask.networks.head import FeatureHead
 from tagmask.networks.kinds import reads_text
 from tagmask.text import TextEncoder, TextSettings
 from tagmask.text.bert import find_bert, hash_bert
 
-__all__ = ["BACKBONE", "ENCODER", "TextReader", "attach_backbone", "open_reader", "refuse_other_attachments"]
+__all__ = ["BACKBONE", "ENCODER", "TextReader", "attach_backbone", "open_reader", "refuse_other_parts"]
 
 BACKBONE, ENCODER = "backbone_sha256", "encoder_sha256"
 """Keys of the metadata of weights."""
@@ -112,7 +113,7 @@ def open_reader(
     return TextReader(encoder, needed=not getattr(network, "null_text", False))
 
 
-def refuse_other_attachments(learnt: Path, experiment: Experiment, *, name: str) -> None:
+def refuse_other_parts(learnt: Path, experiment: Experiment, *, name: str) -> None:
     """Refuse weights whose backbone or text encoder is another file now than the one they were learnt with.
 
     A file that is gone is not another one: what needs it will say so.
@@ -132,7 +133,7 @@ def refuse_other_attachments(learnt: Path, experiment: Experiment, *, name: str)
     known = weights.read_metadata(learnt)["metadata"]
     features = getattr(getattr(experiment, name), "features", None)
     if BACKBONE in known and features is not None and features.weights.is_file():
-        _refuse_other(learnt, "backbone", features.weights, known[BACKBONE], weights.sha256(features.weights))
+        _refuse_other(learnt, "backbone", features.weights, known[BACKBONE], sha256(features.weights))
     if ENCODER in known:
         try:
             folder = find_bert(experiment.text.encoder)

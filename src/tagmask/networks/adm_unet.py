@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tagmask.errors import ConfigError
-from tagmask.networks.backbone import check_backbone
+from tagmask.networks.checks import check_unet
 
 __all__ = ["ClassAttention", "DenoiserSettings", "build_unet"]
 
@@ -78,7 +78,7 @@ class DenoiserSettings:
     def __post_init__(self) -> None:
         if self.head_channels is None and self.heads is None:
             object.__setattr__(self, "head_channels", 32)  # so that records of the settings say it
-        check_backbone(
+        check_unet(
             "denoiser",
             size=self.size,
             channels=self.channels,
@@ -142,7 +142,7 @@ class ClassAttention(nn.Module):
         key, value = torch.cat([class_key, key], dim=2), torch.cat([class_value, value], dim=2)
         out = F.scaled_dot_product_attention(query, key, value)
         out = image.to_out[0](out.transpose(1, 2).flatten(2))
-        return cast(Tensor, out.transpose(1, 2).reshape(h.shape) + h)
+        return out.transpose(1, 2).reshape(h.shape) + h
 
     def _class_tokens(self, c: Tensor) -> Tensor:
         """Give keys and values of the class: (B, heads, 2, E, head width).

@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from tagmask.attachments import TextReader
 from tagmask.data.table import Case
 from tagmask.errors import InputError, TagmaskError
+from tagmask.frozen_parts import TextReader
 from tagmask.io import write_mask, write_scores
 from tagmask.masks import MaskSettings, binarise
 from tagmask.networks.classifier import Classifier

@@ -2,50 +2,41 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from tagmask import __version__
 from tagmask.curves import PooledScores, average_precision
 from tagmask.errors import ConfigError, InputError
 from tagmask.histogram import ScoreHistogram
+from tagmask.io import write_json, write_text
 from tagmask.metrics import counts, hd95
 from tagmask.scoring.aggregate import PER_PATIENT, PER_SLICE, SliceRecord, per_patient, summarise
+from tagmask.scoring.baseline_rows import Filled, LoadedCase, Row
+from tagmask.scoring.baselines import PositionPrior
 from tagmask.scoring.detection import image_level
 from tagmask.scoring.matching import SliceInfo
 from tagmask.scoring.protocol import EvaluateSettings
 from tagmask.scoring.regions import region_rms
-from tagmask.scoring.rivals import Filled, LoadedCase, Row
-from tagmask.scoring.scoreboard import FLAT, flat, markdown, write_csv, write_text
-from tagmask.scoring.trivial import PositionPrior
+from tagmask.scoring.scoreboard import FLAT, flat, markdown, write_numbers
+from tagmask.thresholds import BODY
 
-__all__ = ["SUBSETS", "Ledger"]
+__all__ = ["SUBSETS", "Accumulator"]
 
 SUBSETS = ("positives", "mixed")
 PR_CURVE = ("row", "subset", "recall", "precision", "threshold")
 """Columns of pr_curve.csv."""
-_BODY = 0.025
-"""Share of a case's grey range above which a pixel is body: the papers' "> -0.95" in [-1, 1]."""
 _CURVE_POINTS = 400
 _NOWHERE = (float("nan"), float("nan"))
 
 
-def _version() -> str | None:
-    """Give the version of Tagmask; None when it runs without being installed."""
-    try:
-        return metadata.version("tagmask")
-    except metadata.PackageNotFoundError:
-        return None
-
-
 @dataclass
-class Ledger:
-    """The books of an evaluation.
+class Accumulator:
+    """What an evaluation has seen so far, and the files it becomes.
 
     Parameters
     ----------
@@ -125,7 +116,7 @@ class Ledger:
         """Body of a case (I, J, K) bool; None without an image, if the settings can do without."""
         p = self.settings
         if case.image is not None:
-            return np.asarray(case.image.mean(axis=0) > _BODY, dtype=bool)
+            return np.asarray(case.image.mean(axis=0) > BODY, dtype=bool)
         if p.ap_over == "body" or (p.area_of == "body" and p.min_area_frac):
             raise ConfigError(
                 f"{case.study.id} has no source image to take the body from.",
@@ -201,7 +192,7 @@ class Ledger:
 
     def summary(self) -> dict[str, Any]:
         """Give the counts, warnings and rows of summary.json."""
-        records, draws, seed = self.records["method"], self.settings.draws, self.settings.seed
+        records, resamples, seed = self.records["method"], self.settings.resamples, self.settings.seed
         lines = []
         for row in self.rows:
             line: dict[str, Any] = {
@@ -212,12 +203,12 @@ class Ledger:
             }
             for subset in SUBSETS:
                 pooled, _ = self._pools[row.row, subset].average_precision()
-                line[subset] = summarise(self.subset(row.row, subset), pooled, draws=draws, seed=seed)
+                line[subset] = summarise(self.subset(row.row, subset), pooled, resamples=resamples, seed=seed)
             lines.append(line)
         return {
             "format": "tagmask-evaluation",
             "version": 1,
-            "tagmask": _version(),
+            "tagmask": __version__,
             "slices": {
                 "evaluated": len(records),
                 "positives": sum(r.positive for r in records),
@@ -232,8 +223,8 @@ class Ledger:
 
     def image_level(self, prior: PositionPrior) -> dict[str, Any]:
         """Give the image level of summary.json, beside the rule that knows the position only."""
-        draws, seed = self.settings.draws, self.settings.seed
-        return image_level(self.records, prior, self.score_from, draws=draws, seed=seed)
+        resamples, seed = self.settings.resamples, self.settings.seed
+        return image_level(self.records, prior, self.score_from, resamples=resamples, seed=seed)
 
     def curves(self) -> list[dict[str, object]]:
         """Give the lines of pr_curve.csv: each pooled curve, thinned evenly."""
@@ -261,12 +252,14 @@ class Ledger:
 
     def write(self, out: Path, summary: dict[str, Any]) -> None:
         """Write the files of an evaluation, summary.json last."""
-        write_csv(out / "per_slice.csv", PER_SLICE, (r.cells() for rs in self.records.values() for r in rs))
+        write_numbers(
+            out / "per_slice.csv", PER_SLICE, (r.cells() for rs in self.records.values() for r in rs)
+        )
         subsets = [(row.row, subset) for row in self.rows for subset in SUBSETS]
         patients = (line for row, s in subsets for line in per_patient(self.subset(row, s), row, s))
-        write_csv(out / "per_patient.csv", PER_PATIENT, patients)
-        write_csv(out / "pr_curve.csv", PR_CURVE, self.curves())
+        write_numbers(out / "per_patient.csv", PER_PATIENT, patients)
+        write_numbers(out / "pr_curve.csv", PR_CURVE, self.curves())
         self.histogram.write(out / "histogram.csv")
-        write_csv(out / "summary.csv", FLAT, flat(summary))
+        write_numbers(out / "summary.csv", FLAT, flat(summary))
         write_text(out / "summary.md", markdown(summary))
-        write_text(out / "summary.json", json.dumps(summary, indent=1, ensure_ascii=False) + "\n")
+        write_json(out / "summary.json", summary, ascii=False)

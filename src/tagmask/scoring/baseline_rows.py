@@ -11,10 +11,11 @@ import numpy as np
 
 from tagmask.data.prepared import Prepared
 from tagmask.errors import InputError
+from tagmask.grids import plan
 from tagmask.panels import Loaded
+from tagmask.scoring.baselines import IntensitySearch, MeanMask, PositionPrior
 from tagmask.scoring.matching import SliceInfo
-from tagmask.scoring.trivial import IntensitySearch, MeanMask, PositionPrior
-from tagmask.slices import SliceSettings, join, split
+from tagmask.slices import SliceSettings, join
 from tagmask.thresholds import otsu
 from tagmask.types import Study
 
@@ -224,10 +225,9 @@ def mean_mask_rows(prepared: Prepared) -> list[Row]:
 
 def _mean_filler(mean: MeanMask, settings: SliceSettings) -> Callable[[LoadedCase], Filled]:
     """Bring the map of each slice to a case's grid."""
-    cut = SliceSettings(plane=settings.plane, size=settings.size, normalise="window", window=(0, 1))
 
     def fill(case: LoadedCase) -> Filled:
-        grid = split(case.study, cut, only=[]).grid
+        grid = plan(case.study, settings.plane, settings.size)
         score = join(mean.at(case.positions), grid)
         return score > mean.threshold, score
 

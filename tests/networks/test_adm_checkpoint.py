@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from tagmask.errors import ConfigError, RunError
-from tagmask.networks.adm import adm_to_classifier, adm_to_denoiser
+from tagmask.networks.adm_checkpoint import adm_to_classifier, adm_to_denoiser
 from tagmask.networks.classifier import ClassifierSettings
 from tagmask.networks.denoiser import Denoiser, DenoiserSettings
 from tagmask.networks.weights import read_tensors

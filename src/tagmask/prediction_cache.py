@@ -20,7 +20,7 @@ from tagmask.methods import Networks
 from tagmask.runs import Run
 from tagmask.types import Batch, Method, Prediction
 
-__all__ = ["Memo", "Variant", "lend"]
+__all__ = ["PredictionCache", "Variant", "lend"]
 
 
 class _Place(NamedTuple):
@@ -32,7 +32,7 @@ class _Place(NamedTuple):
 
 
 @dataclass
-class Memo:
+class PredictionCache:
     """Remembers the predictions of every variant for every slice and seed.
 
     Parameters
@@ -40,7 +40,7 @@ class Memo:
     predict
         (batch, seed) -> one prediction for each variant, in order.
     folder
-        Where the maps are kept, in a file that is gone when the memo is. Memory holds a line for each slice.
+        Where the maps are kept, in a file that is gone when the cache is. Memory holds a line for each slice.
     """
 
     predict: Callable[[Batch, int], Sequence[Prediction]]
@@ -106,11 +106,11 @@ def _part(batch: Batch, indices: Sequence[int]) -> Batch:
 
 @dataclass(frozen=True)
 class Variant:
-    """A method: one of the variants of a memo.
+    """A method: one of the variants of a cache.
 
     Parameters
     ----------
-    memo
+    cache
         Shared by all of them.
     index
         Which of them.
@@ -118,13 +118,13 @@ class Variant:
         Of this variant, for the manifest.
     """
 
-    memo: Memo
+    cache: PredictionCache
     index: int
     settings: Any
 
     def predict(self, batch: Batch, seed: int = 0) -> Prediction:
         """Give what the variant says."""
-        return self.memo.recall(batch, seed, self.index)
+        return self.cache.recall(batch, seed, self.index)
 
 
 def lend(run: Run, method: Method) -> Run:

@@ -7,10 +7,10 @@ from torch import Tensor
 
 from tagmask.errors import ConfigError
 
-__all__ = ["check_backbone", "check_image", "network_index"]
+__all__ = ["check_image", "check_unet", "network_index"]
 
 
-def check_backbone(
+def check_unet(
     section: str,
     *,
     size: int,

@@ -9,7 +9,7 @@ import pytest
 
 from tagmask.data.table import Case, read_table
 from tagmask.metrics import auc, counts, dice
-from tagmask.scoring.trivial import (
+from tagmask.scoring.baselines import (
     FRACTIONS,
     SHAVES,
     IntensityRule,

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tagmask.data.spreadsheet import read_rows
+from tagmask.data.csv_rows import read_rows
 from tagmask.errors import InputError, TableError
 
 PLAIN = "id,image,label,text\na,x.png,1,two words\nb,y.png,,\n"

@@ -1,7 +1,12 @@
-"""Settings that were chosen after training, and win over the experiment's: by tags, or by validation masks."""
+"""Settings that are chosen after training, and win over the experiment's: by tags, or by validation masks.
+
+The candidates of a search are every combination of a grid, those of the method apart from those of its masks.
+"""
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +14,11 @@ from tagmask.config import build, plain, read_toml
 from tagmask.errors import RunError
 from tagmask.experiment import Experiment, layer
 
-__all__ = ["TAGS", "VAL_MASKS", "with_chosen"]
+__all__ = ["TAGS", "VAL_MASKS", "combinations", "mask_part", "with_chosen"]
 
 TAGS = "tuned.toml"
 VAL_MASKS = "tuned-val-masks.toml"
+_PREFIX = "mask."
 
 
 def with_chosen(path: Path, experiment: Experiment, *, tuned: bool, val_masks: str | None) -> dict[str, Any]:
@@ -54,3 +60,26 @@ def _chosen_by_masks(path: Path, method: str) -> dict[str, Any]:
             repair=f"Run tagmask tune {path} --method {method} --criterion dice --masks PREPARED.",
         )
     return {"methods": {method: chosen[method]}}
+
+
+def combinations(grid: Mapping[str, Sequence[Any]], *, masks: bool) -> list[dict[str, Any]]:
+    """Give every combination of the grid's settings of the method, or of its masks ("mask.NAME").
+
+    Examples
+    --------
+    >>> combinations({"noise_level": [50, 100], "mask.median": [3]}, masks=False)
+    [{'noise_level': 50}, {'noise_level': 100}]
+    """
+    part = {key: values for key, values in grid.items() if key.startswith(_PREFIX) == masks}
+    return [dict(zip(part, values, strict=True)) for values in itertools.product(*part.values())]
+
+
+def mask_part(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Give the settings of the masks, by their own names.
+
+    Examples
+    --------
+    >>> mask_part({"noise_level": 50, "mask.median": 3})
+    {'median': 3}
+    """
+    return {key.removeprefix(_PREFIX): v for key, v in settings.items() if key.startswith(_PREFIX)}

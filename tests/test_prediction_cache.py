@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tagmask.memo import Memo, Variant, lend
+from tagmask.prediction_cache import PredictionCache, Variant, lend
 from tagmask.runs import Run
 from tagmask.types import Batch, Prediction
 from tests.random_run import write_run
@@ -41,9 +41,9 @@ def walk() -> Walk:
 def test_every_variant_is_what_it_would_be_alone(walk: Walk, tmp_path: Path) -> None:
     batch = batch_of("a", "b", "c")
     expected = Walk()(batch, 2)
-    with closing(Memo(walk, tmp_path)) as memo:
+    with closing(PredictionCache(walk, tmp_path)) as cache:
         for index in (1, 0, 1):
-            found = Variant(memo, index, None).predict(batch, 2)
+            found = Variant(cache, index, None).predict(batch, 2)
             assert torch.equal(found.score_map, expected[index].score_map)
             for name in ("threshold", "score", "present"):
                 a, b = getattr(found, name), getattr(expected[index], name)
@@ -52,25 +52,25 @@ def test_every_variant_is_what_it_would_be_alone(walk: Walk, tmp_path: Path) -> 
 
 
 def test_only_new_slices_are_computed(walk: Walk, tmp_path: Path) -> None:
-    with closing(Memo(walk, tmp_path)) as memo:
-        memo.recall(batch_of("a", "b"), 0, 0)
-        found = memo.recall(batch_of("c", "a", "d"), 0, 1)
+    with closing(PredictionCache(walk, tmp_path)) as cache:
+        cache.recall(batch_of("a", "b"), 0, 0)
+        found = cache.recall(batch_of("c", "a", "d"), 0, 1)
         assert walk.seen == ["a", "b", "c", "d"]
         assert torch.equal(found.score_map, -batch_of("c", "a", "d").image)
-        memo.recall(batch_of("a"), 1, 0)
+        cache.recall(batch_of("a"), 1, 0)
         assert walk.seen[4:] == ["a"], "another seed is another walk"
 
 
 def test_nothing_is_left_on_the_disk(walk: Walk, tmp_path: Path) -> None:
-    with closing(Memo(walk, tmp_path / "new")) as memo:
-        memo.recall(batch_of("a"), 0, 0)
+    with closing(PredictionCache(walk, tmp_path / "new")) as cache:
+        cache.recall(batch_of("a"), 0, 0)
         assert list((tmp_path / "new").iterdir()) == [], "the file has no name, so a killed job leaves none"
 
 
 def test_a_run_with_another_method_keeps_its_networks(tmp_path: Path, walk: Walk) -> None:
     run = Run.open(write_run(tmp_path / "run"))
-    with closing(Memo(walk, tmp_path)) as memo:
-        method = Variant(memo, 0, None)
+    with closing(PredictionCache(walk, tmp_path)) as cache:
+        method = Variant(cache, 0, None)
         lent = lend(run, method)
         assert lent.method("cdm", device="cpu") is method and isinstance(lent, Run)
         assert lent.networks is run.networks

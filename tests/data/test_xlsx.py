@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tagmask.data import workbook
-from tagmask.data.workbook import read_sheet
+from tagmask.data import xlsx
+from tagmask.data.xlsx import read_sheet
 from tagmask.errors import InputError, ResourceError, TableError
 from tests.datasets.folders import write_sheet
 
@@ -135,14 +135,14 @@ def test_no_file_and_no_rows(tmp_path: Path) -> None:
 
 def test_a_file_that_unpacks_to_too_much_is_not_unpacked(tmp_path: Path) -> None:
     path = write_sheet(tmp_path / "t.xlsx", [COLUMNS, ("a.png", "text")])
-    member(path, "xl/styles.xml", b" " * (workbook._MAX_BYTES + 1))
+    member(path, "xl/styles.xml", b" " * (xlsx._MAX_BYTES + 1))
     assert path.stat().st_size < 200_000
     with pytest.raises(ResourceError, match=r"unpacks to 134,\d\d\d,\d\d\d bytes"):
         read_sheet(path, COLUMNS)
 
 
 def test_a_cell_far_away_does_not_make_a_sheet_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(workbook, "_MAX_ROWS", 50)
+    monkeypatch.setattr(xlsx, "_MAX_ROWS", 50)
     path = write_sheet(tmp_path / "t.xlsx", [COLUMNS, ("a.png", "text")], cells={"XFD2": "far"})
     assert read_sheet(path, COLUMNS) == [(2, {"Image": "a.png", "Description": "text"})]
     with pytest.raises(TableError, match="no column 'Description'"):  # the 78th is not looked at
