@@ -12,6 +12,8 @@ from pathlib import Path
 
 import torch
 
+from tagmask.io import commands_of, write_text
+from tagmask.io.commands import COMMANDS
 from tagmask.networks import weights
 from tagmask.runs import Run
 from tagmask.tuned_settings import VAL_MASKS
@@ -23,6 +25,8 @@ def main(source: Path, target: Path) -> None:
     (target / "experiment.toml").write_text(run.experiment.to_toml(), encoding="utf-8")
     record = {key: run.environment[key] for key in ("data", "slices", "versions")}
     (target / "environment.json").write_text(json.dumps(record, indent=1), encoding="utf-8")
+    if commands := commands_of(source):
+        write_text(target / COMMANDS, "\n".join(commands) + "\n")
     if (source / VAL_MASKS).is_file():
         shutil.copyfile(source / VAL_MASKS, target / VAL_MASKS)
     for name in run.experiment.networks():

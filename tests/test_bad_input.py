@@ -410,7 +410,9 @@ def test_prepare_does_the_others_and_says_which_failed(
     assert {row["study"] for row in rows_of(out / "index.csv")} == {stem(name) for name in FINE}
     slices = np.load(out / "slices.npy", mmap_mode="r")
     assert slices.shape[1:] == (1, SIDE, SIDE) and np.isfinite(slices).all() and np.abs(slices).max() <= 1
-    assert files(out) == {*("index.csv", "slices.npy", "settings.json", "fingerprint.json", "problems.csv")}
+    assert files(out) == {
+        *("commands.txt", "index.csv", "slices.npy", "settings.json", "fingerprint.json", "problems.csv")
+    }
 
 
 def test_the_battery_stays_what_it_is() -> None:

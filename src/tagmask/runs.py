@@ -1,6 +1,7 @@
 """The run: a folder that remembers what was trained, from what, how, and on which machine.
 
 experiment.toml             every setting, defaults included; written first
+commands.txt                the commands that made it, those of the prepared data first
 environment.json            versions, machine, fingerprint of the prepared data, command
 shots.csv                   the pictures whose masks are read, where these are not all of the train split
 weights/denoiser.safetensors  (and the other networks)    what methods use: averaged weights
@@ -27,7 +28,7 @@ from tagmask.data.prepared import Prepared
 from tagmask.errors import ConfigError, RunError
 from tagmask.experiment import Experiment, load_experiment, overridden
 from tagmask.frozen_parts import TextReader, attach_backbone, open_reader
-from tagmask.io import write_json, write_text
+from tagmask.io import commands_of, note_command, write_json, write_text
 from tagmask.machine import environment
 from tagmask.methods import METHODS, Networks, settings_of
 from tagmask.networks import weights
@@ -87,6 +88,7 @@ class Run:
             if prepared.supervised:
                 record["masks_read"] = prepared.masks_read
             write_json(path / "environment.json", record)
+        note_command(path, before=commands_of(prepared.path))
         return cls(path, experiment)
 
     @classmethod

@@ -68,7 +68,7 @@ def test_a_whole_folder_or_nothing(tmp_path: Path) -> None:
     assert names(out.parent) == []
     fill(out)
     assert names(out.parent) == ["out"]
-    assert names(out) == ["fingerprint.json", "index.csv", "settings.json", "slices.npy"]
+    assert names(out) == ["commands.txt", "fingerprint.json", "index.csv", "settings.json", "slices.npy"]
     assert out.stat().st_mode & 0o055 == out.parent.stat().st_mode & 0o055  # others may read it as usual
 
 

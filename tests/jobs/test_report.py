@@ -109,12 +109,12 @@ def make(tmp_path: Path) -> Make:
         histogram.add(rng.normal(size=500), rng.random(500) < 0.2)
         histogram.write(folder / "histogram.csv")
         write_lines(results / "slices.csv", [{"case": f"{HOSTILE}0", "slice": 7, "threshold": 0.125}])
-        (run / "environment.json").write_text(json.dumps({"command": ["/bin/tagmask", "train", "a b.toml"]}))
         manifest = {
             "created": "2026-01-02T03:04:05+00:00",
             "method": "cdm",
             "seed": 3,
             "run": str(run),
+            "commands": ["tagmask prepare t.csv -o p", "tagmask train 'a b.toml'"],
             "seconds": 61.0,
             "settings": {"method": {"tau": 0.95, HOSTILE: HOSTILE}},
             "weights": {"denoiser": "abc123"},
@@ -228,6 +228,7 @@ def test_the_page_says_what_the_evaluation_says(make: Make, tmp_path: Path) -> N
         "segment.method.tau",
         "0.95",
         "abc123",
+        "tagmask prepare t.csv -o p",
         "tagmask train 'a b.toml'",
         "tagmask segment",
         f"tagmask report {tmp_path / 'eval'} -o",

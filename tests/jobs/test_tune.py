@@ -21,6 +21,7 @@ from tagmask.masks import MaskSettings, binarise, separation
 from tagmask.methods import METHODS, Recipe
 from tagmask.runs import Run
 from tagmask.types import Batch, Choice, Prediction
+from tests import toys
 from tests.random_run import SLICES, write_run
 
 
@@ -366,3 +367,27 @@ def test_ties_go_to_the_first(run: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     result = tune(run, grid={"stages": [2, 1]})
     assert [c["auc"] for c in result.candidates] == [0.5, 0.5]
     assert result.best == {"stages": 2}
+
+
+def test_a_run_names_the_commands_that_made_it(
+    cohort: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tagmask.jobs.train import train
+
+    def typed(*words: str) -> None:
+        monkeypatch.setattr("sys.argv", ["/bin/tagmask", *words])
+
+    typed("prepare", "my scans")
+    prepare(cohort, tmp_path / "prepared", settings=SLICES)
+    for _ in range(2):  # one that goes on is no other
+        typed("train", "e.toml")
+        train(toys.write_experiment(tmp_path / "e.toml", tmp_path / "prepared"), out=tmp_path / "run")
+    typed("tune", "run")
+    tune(
+        tmp_path / "run", grid={"noise_level": [2]}, method="cdm", overrides=["methods.cdm.stages=1"], limit=2
+    )
+    typed("segment", "run")
+    segment(tmp_path / "run", [cohort / "test" / "labels.csv"], out=tmp_path / "out", device="cpu")
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    assert manifest["commands"] == ["tagmask prepare 'my scans'", "tagmask train e.toml", "tagmask tune run"]
+    assert manifest["environment"]["command"] == ["/bin/tagmask", "segment", "run"]

@@ -21,7 +21,8 @@ from tagmask.config import plain
 from tagmask.data.array_file import ArrayFile
 from tagmask.data.prepared import COLUMNS, FORMAT, TEXT_COLUMNS, VERSION, IndexRow
 from tagmask.errors import DISK_FULL, InputError, ResourceError
-from tagmask.io import sha256
+from tagmask.io import command_line, sha256
+from tagmask.io.commands import COMMANDS
 from tagmask.slices import SliceSettings
 
 __all__ = ["ArrayFile", "PreparedWriter", "refuse_existing"]
@@ -187,6 +188,7 @@ class PreparedWriter:
         if self._texts:
             self._table("texts.csv", [TEXT_COLUMNS, *self._texts])
             record["texts"] = sha256(self._temporary / "texts.csv")
+        self._write(COMMANDS, command_line() + "\n")
         self._write("settings.json", json.dumps(self._settings, indent=1))
         self._write("fingerprint.json", json.dumps(record, indent=1))
         lines = list(problems)

@@ -8,6 +8,7 @@ unpickled.
 from __future__ import annotations
 
 from tagmask.io.atomic import atomic_write, write_bytes, write_csv, write_json, write_text
+from tagmask.io.commands import command_line, commands_of, note_command
 from tagmask.io.folders import case_files, stem
 from tagmask.io.guards import check_grid, same_grid
 from tagmask.io.hashing import sha256
@@ -30,6 +31,9 @@ __all__ = [
     "atomic_write",
     "case_files",
     "check_grid",
+    "command_line",
+    "commands_of",
+    "note_command",
     "read_header",
     "read_mask",
     "read_scores",

@@ -14,7 +14,7 @@ from typing import Any, cast, get_args
 from tagmask.config import plain
 from tagmask.data.table import Case, read_inputs
 from tagmask.errors import ConfigError, InputError
-from tagmask.io import sha256, write_csv, write_json
+from tagmask.io import commands_of, sha256, write_csv, write_json
 from tagmask.machine import device_of, environment
 from tagmask.masks import no_threshold
 from tagmask.pace import Pace
@@ -212,6 +212,7 @@ def _manifest(run: Run, name: str, job: Workbench, studies: dict[str, list[Case]
         "status": "running",
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "run": str(run.path.resolve()),
+        "commands": commands_of(run.path),
         "method": name,
         "reads": run.reads(name),
         "seed": job.seed,

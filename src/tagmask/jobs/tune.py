@@ -21,7 +21,7 @@ from tagmask.config import plain, read_toml, write_toml
 from tagmask.data.prepared import Prepared
 from tagmask.errors import ConfigError, InputError
 from tagmask.experiment import layer
-from tagmask.io import write_csv, write_text
+from tagmask.io import note_command, write_csv, write_text
 from tagmask.machine import device_of
 from tagmask.masks import binarise, separation
 from tagmask.methods import METHODS, settings_of
@@ -247,3 +247,4 @@ def _write(run: Run, result: TuneResult, split: str) -> None:
     table = run.path / f"tune-{result.method}.csv"
     write_csv(table, columns, result.candidates)
     write_text(run.path / "tuned.toml", text)
+    note_command(run.path)

@@ -18,7 +18,7 @@ from torch import Tensor
 from tagmask.config import plain, read_toml, write_toml
 from tagmask.data.prepared import Prepared
 from tagmask.errors import ConfigError, InputError
-from tagmask.io import write_csv, write_text
+from tagmask.io import note_command, write_csv, write_text
 from tagmask.machine import device_of
 from tagmask.masks import MaskSettings
 from tagmask.runs import Run
@@ -201,3 +201,4 @@ def _write(run: Run, result: MaskTuneResult, split: str) -> None:
         f"Chosen by tagmask tune --criterion dice on {result.slices} slices of {split}; reads val masks."
     )
     write_text(path, write_toml(tuned, heading=heading))
+    note_command(run.path)

@@ -78,8 +78,6 @@ class StoredEvaluation:
         Of the segmentation; empty where masks came from elsewhere.
     thresholds
         Case to the threshold of the mask of each of its slices.
-    training
-        The environment.json of the run that made the networks; empty where it is not at hand.
     """
 
     folder: Path
@@ -90,7 +88,6 @@ class StoredEvaluation:
     panels: list[Panel]
     manifest: dict[str, Any]
     thresholds: dict[str, dict[int, float]]
-    training: dict[str, Any]
 
     @property
     def method(self) -> Mapping[str, Any]:
@@ -132,7 +129,6 @@ def read_evaluation(folder: Path) -> StoredEvaluation:
     results = Path(str(summary.get("results") or ""))
     results = results if results.is_absolute() or not (folder / results).is_dir() else folder / results
     manifest = _optional(results / "manifest.json") if summary.get("results") else {}
-    run = manifest.get("run")
     return StoredEvaluation(
         folder,
         summary,
@@ -142,7 +138,6 @@ def read_evaluation(folder: Path) -> StoredEvaluation:
         read_panels(folder / "panels.npz") if (folder / "panels.npz").is_file() else [],
         manifest,
         _thresholds(results / "slices.csv") if manifest else {},
-        _optional(Path(run) / "environment.json") if isinstance(run, str) and run else {},
     )
 
 

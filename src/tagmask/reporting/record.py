@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import PurePath
 from typing import Any
 
+from tagmask.io import command_line
 from tagmask.reporting.evaluation import StoredEvaluation, by_case
 from tagmask.reporting.numbers import number
 from tagmask.reporting.page import Html, join, table, tag
@@ -149,24 +148,9 @@ def commands(evaluations: Sequence[StoredEvaluation], results: Iterable[str], ou
     """Give the exact commands, each once, in the order in which they have to run."""
     lines: list[str] = []
     for evaluation in evaluations:
-        manifest, summary = evaluation.manifest, evaluation.summary
-        environment = manifest.get("environment") or {}
-        for argv in (
-            evaluation.training.get("command"),
-            manifest.get("argv") or environment.get("command"),
-            summary.get("argv") or (summary.get("environment") or {}).get("command"),
-        ):
-            line = _command(argv)
-            if line and line not in lines:
-                lines.append(line)
-    lines.append(_command(["tagmask", "report", *results, "-o", out]))
+        lines += [str(line) for line in evaluation.manifest.get("commands") or []]
+        for record in (evaluation.manifest, evaluation.summary):
+            argv = (record.get("environment") or {}).get("command")
+            lines += [command_line([str(a) for a in argv])] if isinstance(argv, list) and argv else []
+    lines = [*dict.fromkeys(lines), command_line(["tagmask", "report", *results, "-o", out])]
     return join([tag("h2", "The commands that made this"), tag("pre", tag("code", "\n".join(lines)))])
-
-
-def _command(argv: object) -> str:
-    """Write a command as one would type it; empty for what is none."""
-    if not isinstance(argv, list) or not argv:
-        return ""
-    first = PurePath(str(argv[0])).name
-    program = ["tagmask"] if first in ("tagmask", "__main__.py") else [str(argv[0])]
-    return shlex.join([*program, *(str(a) for a in argv[1:])])
