@@ -271,6 +271,7 @@ def test_one_bad_case_does_not_stop_the_others(world: World, tmp_path: Path) -> 
     assert dict(found.failed).keys() == {"a", "c"}
     assert "The mask is 12 x 10 x 7, the truth is 12 x 10 x 8" in dict(found.failed)["a"]
     assert found.summary["cases"]["extra"] == ["x"] and found.summary["slices"]["evaluated"] == 8
+    assert "**2 of 3 cases are not in" in (tmp_path / "out" / "summary.md").read_text(encoding="utf-8")
     assert "a was left out" in (tmp_path / "out" / "summary.md").read_text(encoding="utf-8")
     assert found.value("dice") == pytest.approx(0.5, abs=1e-5)
 
@@ -279,6 +280,8 @@ def test_missing_results_are_listed(world: World, tmp_path: Path) -> None:
     (world.results / "masks" / "b.nii.gz").unlink()
     found = evaluate(world.results, world.data, out=tmp_path / "out", resamples=20)
     assert found.summary["cases"]["missing"] == ["b"] and found.summary["cases"]["matched"] == 2
+    head = (tmp_path / "out" / "summary.md").read_text(encoding="utf-8").partition("## ")[0]
+    assert "**1 of 3 cases are not in these numbers**" in head
 
 
 @pytest.mark.parametrize(("shift", "accepted"), [(5e-4, True), (5e-3, False)])

@@ -92,7 +92,8 @@ def segment(
         Use the settings and the threshold that `tagmask tune --criterion dice` chose by validation masks; the
         manifest then says that they were read.
     seed
-        Of the noise, which is keyed by slice.
+        Of the noise, which is keyed by the name of the case and the number of the slice: batch, order and machine
+        change nothing, but a scan under another name has other noise.
     tags
         "given": slices tagged 0 in the table get an empty mask, slices without a tag are tagged by the
         run's classifier. "predicted": all are tagged by the method where it decides by itself

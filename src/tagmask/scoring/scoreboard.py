@@ -160,6 +160,10 @@ def markdown(summary: Mapping[str, Any]) -> str:
     out += [
         f"{slices['evaluated']} slices of {summary['patients']} patients, {slices['positives']} positive."
     ]
+    cases = summary["cases"]
+    if absent := len(cases["missing"]) + len(cases["failed"]):
+        total = cases["matched"] + len(cases["missing"])
+        out[-1] += f" **{absent} of {total} cases are not in these numbers**, see below."
     for subset in ("positives", "mixed"):
         out += ["", f"## {'Positive slices only' if subset == 'positives' else 'All slices (mixed)'}", ""]
         out += _table(["row", "reads", *(t if t != "HD95" else f"HD95 [{unit}]" for *_, t in _COLUMNS)])
