@@ -2,6 +2,7 @@
 
     python benchmarks/speed.py            the table at the sizes a laptop finishes in some minutes
     python benchmarks/speed.py --full     the networks of experiments/papers/cdm-brats.toml at 64, 128 and 256 px too
+    python benchmarks/speed.py --paper    those alone
     python benchmarks/speed.py --train    training steps only
 
 The plain loop sends one slice at a time through the network, each condition by itself, as the published script does;
@@ -170,6 +171,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--full", action="store_true", help="paper-size networks at every size")
     parser.add_argument("--train", action="store_true", help="training steps only")
     parser.add_argument("--sizes", type=int, nargs="+", default=[64, 128, 256], help="image sides in pixels")
+    parser.add_argument("--slices", type=int, help="slices a row; by default fewer the larger they are")
+    parser.add_argument("--paper", action="store_true", help="paper-size networks alone")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     options = parser.parse_args(arguments)
@@ -188,11 +191,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     }
     print(f"{'method':7}" + "".join(f"{name:>{width}}" for name, width in columns.items()))
     gpu = options.device == "cuda"
-    for shape in (SMALL, paper_shape()):
+    for shape in (paper_shape(),) if options.paper else (SMALL, paper_shape()):
         for size in options.sizes:
-            if shape is not SMALL and size > 64 and not (options.full or gpu):
+            if shape is not SMALL and size > 64 and not (options.full or options.paper or gpu):
                 continue
-            slices = max(4, 1024 // size) * (4 if gpu else 1)
+            slices = options.slices or max(4, 1024 // size) * (4 if gpu else 1)
             for guided in (False, True):
                 print(inference_row(size, shape, guided, options.device, slices, options.repeats), flush=True)
 
