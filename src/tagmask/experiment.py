@@ -44,6 +44,7 @@ from tagmask.text import TextSettings
 from tagmask.train_settings import TrainPlan
 
 __all__ = [
+    "WHOLE",
     "DataSettings",
     "Experiment",
     "layer",
@@ -172,6 +173,10 @@ class Experiment:
         return write_toml(table, heading="Resolved by tagmask; every setting, defaults included.")
 
 
+WHOLE = ("members",)
+"""Tables of a method's settings that are one setting."""
+
+
 def load_experiment(path: Path, overrides: Sequence[str] = ()) -> Experiment:
     """Read an experiment file and apply `--set` overrides.
 
@@ -205,6 +210,8 @@ def overridden(table: Mapping[str, Any], assignments: Sequence[str]) -> dict[str
 def layer(table: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
     """Lay one table over another, tables in them too. The `value` of a mask goes with the `rule` it belongs to.
 
+    The members of a combination are one setting: those that the other table leaves out are not meant.
+
     Examples
     --------
     >>> layer({"rule": "quantile", "value": 0.9, "median": 3}, {"rule": "otsu"})
@@ -214,6 +221,6 @@ def layer(table: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
     if "rule" in table and other.get("rule", table["rule"]) != table["rule"]:
         merged.pop("value", None)
     for key, value in other.items():
-        both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
+        both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping) and key not in WHOLE
         merged[key] = layer(merged[key], value) if both else value
     return merged

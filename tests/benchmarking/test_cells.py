@@ -186,10 +186,20 @@ def test_tuned_by_tags_none_and_by_a_file(world: Path) -> None:
     assert by_tags.run.experiment.methods["cdm"]["noise_level"] == 77
     assert by_tags.run.experiment.mask.median == 3
     assert plain.run.experiment.methods["cdm"]["noise_level"] == 300
-    (world / "val-masks.toml").write_text(TUNED.replace("77", "88"))
+    (world / "val-masks.toml").write_text(TUNED.replace("77", "88") + MEMBERS)
+    text = (world / "run/experiment.toml").read_text()
+    (world / "run/experiment.toml").write_text(text + "\n[methods.combined.members.cg_cdm]\n")
     by_file = plan(world, row=f'tuned = "{world}/val-masks.toml"\nset = ["mask.median=5"]')
+    assert by_file.run.experiment.methods["combined"]["members"] == {"cdm": {"tau": 0.0, "sign": "negative"}}
     assert by_file.run.experiment.methods["cdm"]["noise_level"] == 88
     assert by_file.run.experiment.mask.median == 5, "the row's own overrides come last"
+
+
+MEMBERS = """
+[methods.combined.members.cdm]
+tau = 0.0
+sign = "negative"
+"""
 
 
 def leaked(world: Path, folder: str = "images", name: str = "swap") -> str:

@@ -98,6 +98,27 @@ def test_what_was_chosen_is_used_from_then_on(run: Path, cohort: Path, tmp_path:
     assert result.best.items() <= settings.items()
 
 
+@pytest.mark.parametrize("asked", ["grid", "set"])
+def test_members_that_were_not_chosen_are_not_used(
+    asked: str, run: Path, cohort: Path, tmp_path: Path
+) -> None:
+    """What is judged must be what is used: a combination chosen without a member of the experiment has none of it."""
+    cdm = {"noise_level": 50, "stages": 1, "tau": 0.0}
+    both = "[methods.combined.members.cdm]\nnoise_level = 70\ndraws = 2\n[methods.combined.members.cg_cdm]\n"
+    with (run / "experiment.toml").open("a") as file:
+        file.write(both)
+    chosen = {"cdm": cdm}
+    if asked == "grid":
+        tune(run, grid={"members": [chosen], "flips": [False]}, method="combined", limit=2)
+    else:
+        inline = "methods.combined.members={cdm={noise_level=50,stages=1,tau=0.0}}"
+        tune(run, grid={"flips": [False]}, method="combined", overrides=[inline], limit=2)
+    assert Run.open(run).settings("combined").members == chosen
+    done = segment(run, [cohort / "test"], out=tmp_path / "out", method="combined", device="cpu")
+    used = json.loads((done.out / "manifest.json").read_text())["settings"]["method"]
+    assert used["members"] == chosen
+
+
 def test_two_methods_settings_coexist(run: Path) -> None:
     tune(run, grid={"noise_level": [100]})
     tune(run, grid={"scale": [7.0], "stages": [1]}, method="cg_cdm")

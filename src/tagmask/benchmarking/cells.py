@@ -28,6 +28,7 @@ from tagmask.benchmarking.trainings import training_of
 from tagmask.config import build, plain, read_toml
 from tagmask.data.prepared import Prepared
 from tagmask.errors import InputError, RunError
+from tagmask.experiment import WHOLE
 from tagmask.io import write_json
 from tagmask.methods import settings_of
 from tagmask.networks.kinds import reads_text
@@ -241,14 +242,19 @@ def _why(run: Run) -> str:
 
 
 def _assignments(table: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """Write a table as a.b=c; JSON's values are TOML's."""
+    """Write a table as a.b=c."""
     lines: list[str] = []
     for key, value in table.items():
-        name = f"{prefix}{key}"
-        lines += (
-            _assignments(value, f"{name}.") if isinstance(value, dict) else [f"{name}={json.dumps(value)}"]
-        )
+        name, apart = f"{prefix}{key}", isinstance(value, dict) and key not in WHOLE
+        lines += _assignments(value, f"{name}.") if apart else [f"{name}={_inline(value)}"]
     return lines
+
+
+def _inline(value: object) -> str:
+    """Write a value on one line, as TOML has it: JSON's way, but for tables."""
+    if not isinstance(value, dict):
+        return json.dumps(value)
+    return "{" + ", ".join(f"{json.dumps(key)} = {_inline(part)}" for key, part in value.items()) + "}"
 
 
 def _refuse_leak(run: Run, needs: Sequence[str], fold: Fold) -> None:
