@@ -53,7 +53,9 @@ def test_masks_lie_on_the_grid_of_their_scans(masks: Path) -> None:
 
 def test_the_target_is_found(masks: Path) -> None:
     truth = DEMO / "hippocampus" / "masks"
-    found = evaluate(masks / "masks", truth, table=masks / "labels.csv", out=masks / "evaluation", draws=20)
+    found = evaluate(
+        masks / "masks", truth, table=masks / "labels.csv", out=masks / "evaluation", resamples=20
+    )
     # .435; .345 with the slices in reverse order, .23 mirrored within them; all-foreground has .16.
     ours, rest = found.value("dice"), found.value("dice", row="all_foreground")
     assert ours is not None and rest is not None and ours > 0.39 > 0.2 > rest

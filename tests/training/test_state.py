@@ -46,7 +46,13 @@ def test_a_log_that_goes_on_has_every_step_once(tmp_path: Path) -> None:
         rows = list(csv.DictReader(file))
     assert [int(row["step"]) for row in rows] == [1, 2, 3, 4, 5, 6]
     assert [float(row["loss"]) for row in rows] == [0.1, 0.2, 0.3, 3.4, 3.5, 3.6]
-    for network, steps in (("denoiser", [1, 2, 3, 4, 5, 6]), ("classifier", [1, 2, 3, 4, 5])):
+    write(TrainingLog(tmp_path, "cnn"), 1, 2)  # stopped before its first checkpoint
+    write(TrainingLog(tmp_path, "cnn"), 1, 2, 3)
+    for network, steps in (
+        ("cnn", [1, 2, 3]),
+        ("denoiser", [1, 2, 3, 4, 5, 6]),
+        ("classifier", [1, 2, 3, 4, 5]),
+    ):
         board = EventAccumulator(str(tmp_path / "tensorboard" / network))
         board.Reload()
         assert [event.step for event in board.Scalars(f"{network}/loss")] == steps

@@ -270,7 +270,7 @@ def _refuse_leak(run: Run, needs: Sequence[str], fold: Fold) -> None:
             raise RunError(
                 "was prepared by an earlier Tagmask, which did not write down which files are of which split.",
                 where=folder,
-                repair="Prepare it again, with the same settings: its fingerprint stays, and so do its runs.",
+                repair="Prepare it again with --overwrite: its fingerprint stays, and so do its runs.",
             )
         for path, sha in record["sources"].items():
             split = record["splits"][path]

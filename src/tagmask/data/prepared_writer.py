@@ -148,7 +148,11 @@ class PreparedWriter:
         content = [list(sources.values()), [_line(r)[1:] for r in rows], *([said] if any(said) else [])]
         self._hash.update(_canonical(content))
         self._sources.update(sources)
-        self._splits.update(dict.fromkeys(sources, rows[0]["split"]))
+        for (
+            source
+        ) in sources:  # what has been learnt from stays so, whatever a second study of the file is for
+            if self._splits.get(source) not in ("train", "val"):
+                self._splits[source] = rows[0]["split"]
         self._texts += [(self.rows + i, text) for i, text in enumerate(said) if text]
         for number, row in enumerate(rows, self.rows):
             self._index.writerow(_line({**row, "row": number}))

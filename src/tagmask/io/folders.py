@@ -68,7 +68,9 @@ def case_files(folder: PathLike) -> list[Path]:
         )
     if left:
         kind = "beside the DICOM files" if found == [folder] else "in folders of their own"
-        log.warning("%s: images %s are not taken: %s. Name them, to have them too.", folder, kind, listed)
+        log.warning(
+            "%s: images %s are not taken: %s. Give them as inputs of their own.", folder, kind, listed
+        )
     return found
 
 

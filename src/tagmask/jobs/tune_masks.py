@@ -18,7 +18,7 @@ from torch import Tensor
 from tagmask.config import plain, read_toml, write_toml
 from tagmask.data.prepared import Prepared
 from tagmask.errors import ConfigError, InputError
-from tagmask.io import note_command, write_csv, write_text
+from tagmask.io import commands_of, note_command, write_csv, write_text
 from tagmask.machine import device_of
 from tagmask.masks import MaskSettings
 from tagmask.runs import Run
@@ -149,6 +149,7 @@ def tune_masks(
     place = for_mask.index({key: value for key, value in best.items() if key in for_mask[0]})
     result = MaskTuneResult(name, tuple(candidates), best, len(rows), tuple(map(float, tried[place])))
     _write(run, result, split)
+    note_command(run.path, before=commands_of(data.path))
     return result
 
 
@@ -201,4 +202,3 @@ def _write(run: Run, result: MaskTuneResult, split: str) -> None:
         f"Chosen by tagmask tune --criterion dice on {result.slices} slices of {split}; reads val masks."
     )
     write_text(path, write_toml(tuned, heading=heading))
-    note_command(run.path)

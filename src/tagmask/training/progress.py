@@ -88,4 +88,4 @@ class TrainingLog:
 
         # A folder for each network, for a purge takes the events of all that share one.
         folder = self.folder / "tensorboard" / self.network
-        return SummaryWriter(str(folder), purge_step=self.start + 1 if self.start else None)
+        return SummaryWriter(str(folder), purge_step=self.start + 1)

@@ -20,7 +20,7 @@ KEPT = 2
 
 
 def _by_step(folder: Path, name: str) -> list[Path]:
-    """Give the checkpoints of a network, oldest first. Names have six digits, or more: their order is none of steps."""
+    """Give the checkpoints of a network, oldest first; steps have six digits or more, so names do not sort."""
     return sorted(folder.glob(f"{name}-*.safetensors"), key=lambda path: int(path.stem.rpartition("-")[2]))
 
 
