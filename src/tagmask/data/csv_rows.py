@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tagmask.errors import InputError, TableError
 
-__all__ = ["read_rows"]
+__all__ = ["not_opened", "read_rows"]
 
 
 def read_rows(path: Path, needed: Sequence[str] = ()) -> Iterator[tuple[int, dict[str, str]]]:
@@ -54,16 +54,19 @@ def read_rows(path: Path, needed: Sequence[str] = ()) -> Iterator[tuple[int, dic
         raise TableError("The table has no rows.", where=path, repair="Add one row for each slice or image.")
 
 
+def not_opened(path: Path, error: OSError) -> InputError:
+    """Make the error of a table that is not there or cannot be read."""
+    if isinstance(error, FileNotFoundError):
+        return InputError("There is no such table.", where=path, repair="Check the path.")
+    return InputError(f"The table cannot be read ({error.strerror}).", where=path, repair="Check it.")
+
+
 def _text(path: Path) -> str:
     """Give the text of a table, or say what the file is instead."""
     try:
         data = path.read_bytes()
-    except FileNotFoundError:
-        raise InputError("There is no such table.", where=path, repair="Check the path.") from None
     except OSError as error:
-        raise InputError(
-            f"The table cannot be read ({error.strerror}).", where=path, repair="Check it."
-        ) from None
+        raise not_opened(path, error) from None
     if data.startswith(b"PK\x03\x04"):
         raise TableError("This is a spreadsheet or zip file.", where=path, repair="Save it as CSV (UTF-8).")
     try:

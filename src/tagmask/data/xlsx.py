@@ -7,7 +7,8 @@ import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from tagmask.errors import InputError, ResourceError, TableError, TagmaskError
+from tagmask.data.csv_rows import not_opened
+from tagmask.errors import ResourceError, TableError, TagmaskError
 
 __all__ = ["read_sheet"]
 
@@ -73,12 +74,8 @@ def _check_size(path: Path) -> None:
     try:
         with zipfile.ZipFile(path) as archive:
             size = sum(part.file_size for part in archive.infolist())
-    except FileNotFoundError:
-        raise InputError("There is no such table.", where=path, repair="Check the path.") from None
     except OSError as error:
-        raise InputError(
-            f"The table cannot be read ({error.strerror}).", where=path, repair="Check it."
-        ) from None
+        raise not_opened(path, error) from None
     except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:
         raise _unreadable(path, str(error).rstrip(".")) from None
     if size > _MAX_BYTES:

@@ -107,6 +107,12 @@ def _conventions(evaluation: StoredEvaluation) -> Html:
         f"HD95 in {hd95.get('unit') or 'px'}; empty-mask rule “{rule}”: {meaning}.",
         "AUPRC is the average precision of the score map, before any threshold.",
     ]
+    mask = (evaluation.manifest.get("settings") or {}).get("mask") or {}
+    if weight := mask.get("intensity"):
+        lines.append(
+            f"The picture draws the rim of the masks (mask.intensity = {weight:g}): at the threshold of a score map "
+            "a pixel has even odds before the picture is looked at, so a mask is not what lies above it."
+        )
     if smallest:
         lines.append(f"Slices that show the target on less than {100 * float(smallest):g} % are left out.")
     return tag("ul", *(tag("li", line) for line in lines), class_="quiet")
