@@ -124,12 +124,15 @@ class Prediction:
         The method's own image-level score: higher where the target is more likely to be in the slice.
     present : (B,) bool, optional
         The method's own image-level decision; comes with `score`.
+    uncertainty : (B, 1, S, S) float32, optional
+        How unsure the method is of every pixel, 0 where it is sure. The unit belongs to the method.
     """
 
     score_map: Tensor
     threshold: Tensor | None = None
     score: Tensor | None = None
     present: Tensor | None = None
+    uncertainty: Tensor | None = None
 
 
 @dataclass(frozen=True)

@@ -866,3 +866,34 @@ def test_a_segmenter_has_read_what_its_masks_were_made_from(tmp_path: Path, mask
     }
     assert manifest_of(made["unet"])["reads"] == (masks_read or "train masks")
     assert manifest_of(made["cdm"])["reads"] == "tags"
+
+
+def test_what_a_method_is_unsure_of_lies_beside_its_scores_and_old_ones_do_not_stay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Doubting:
+        unsure = True
+
+        def predict(self, batch: Batch, seed: int = 0) -> Prediction:
+            grey = batch.image[:, :1].clone()
+            return Prediction(grey, uncertainty=(grey + 1) / 2 if self.unsure else None)
+
+    method = Doubting()
+    monkeypatch.setattr(Run, "method", lambda *_, **__: method)
+    run = write_run(tmp_path / "run", "mask.rule=fixed", "mask.value=0.25")
+    scan, plain = volume(tmp_path / "scan.nii.gz"), picture(tmp_path / "plain.png")
+    result = segment(run, [scan, plain], out=tmp_path / "out", tags="none", batch=2)
+
+    expected = nib.load(scan).get_fdata() / 255
+    found = nib.load(result.out / "uncertainty/scan.nii.gz")
+    assert (found.affine == nib.load(scan).affine).all()
+    assert np.abs(found.get_fdata() - expected).max() < 1e-5
+    flat = np.asarray(Image.open(result.out / "uncertainty/plain.tif"))
+    assert np.abs(flat - np.asarray(Image.open(plain)) / 255).max() < 1e-5
+    top = np.sort(expected[..., 1], axis=None)[-25:].mean()  # a tenth of 256 pixels
+    assert [float(r["uncertainty"]) for r in slices_of(result)][1] == pytest.approx(top, rel=1e-5)
+
+    method.unsure = False
+    result = segment(run, [scan, plain], out=tmp_path / "out", tags="none", overwrite=True)
+    assert not [*(result.out / "uncertainty").iterdir()]
+    assert {r["uncertainty"] for r in slices_of(result)} == {""}

@@ -81,7 +81,7 @@ def segment(
     inputs
         Tables, folders or files (NIfTI, DICOM folders, pictures).
     out
-        Folder for masks/, scores/, slices.csv and manifest.json.
+        Folder for masks/, scores/, slices.csv and manifest.json; uncertainty/ where the method says how unsure it is.
     method
         A name of `METHODS`; the experiment's first by default.
     overrides

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from tagmask.networks.pixel_classifier import PixelClassifier, jensen_shannon
 from tagmask.types import Batch, Prediction
 
-__all__ = ["Supervised", "SupervisedSettings"]
+__all__ = ["PixelEnsemble", "Supervised", "SupervisedSettings"]
 
 
 @dataclass(frozen=True)
@@ -38,3 +39,25 @@ class Supervised:
     def predict(self, batch: Batch, seed: int = 0) -> Prediction:
         """Give p(target) of every pixel; `seed` has no effect."""
         return Prediction(score_map=self.learner(batch.image, batch.text).float().sigmoid())
+
+
+@dataclass(frozen=True)
+class PixelEnsemble:
+    """Score every pixel by the mean probability of an ensemble, and say where its members disagree.
+
+    Baranchuk et al. 2022, Sect. 4: the uncertainty is the members' Jensen-Shannon divergence, 0 to log 2 nats.
+
+    Parameters
+    ----------
+    learner
+        With its backbone attached.
+    """
+
+    learner: PixelClassifier
+    settings: SupervisedSettings = SupervisedSettings()
+
+    @torch.no_grad()
+    def predict(self, batch: Batch, seed: int = 0) -> Prediction:
+        """Give p(target) of every pixel and the members' disagreement; `seed` has no effect."""
+        p = self.learner.votes(batch.image)
+        return Prediction(score_map=p.mean(dim=0), uncertainty=jensen_shannon(p))

@@ -164,6 +164,16 @@ class FeatureHead(nn.Module, ABC):
         ConfigError
             If x is not of the size and channels of the settings, or no backbone is attached.
         """
+        return self.decode(self.look(x), self.settings.size, text).to(x.dtype)
+
+    def look(self, x: Tensor) -> list[Tensor]:
+        """Give the backbone's features of pictures x (B, C, S, S), one (B, C_z, s_z, s_z) float32 for each block.
+
+        Raises
+        ------
+        ConfigError
+            As `forward`.
+        """
         settings = self.settings
         check_image(settings.section, x, settings.channels, settings.size)
         if self.features is None:
@@ -171,7 +181,7 @@ class FeatureHead(nn.Module, ABC):
                 f"this {settings.section} has no backbone to look through.",
                 repair="Attach one: head.attach(weights.load_features(...)), or decode features that were kept.",
             )
-        return self.decode(self.features(x), settings.size, text).to(x.dtype)
+        return self.features(x)
 
     @abstractmethod
     def decode(self, features: Sequence[Tensor], size: int, text: TextTokens | None = None) -> Tensor:

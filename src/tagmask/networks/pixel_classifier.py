@@ -134,6 +134,10 @@ class PixelClassifier(FeatureHead):
         odds = F.logsigmoid(z).logsumexp(dim=0) - F.logsigmoid(-z).logsumexp(dim=0)
         return odds.to(features[0].dtype)
 
+    def votes(self, x: Tensor) -> Tensor:
+        """Give p_m(target) of every member for pictures x (B, C, S, S) in [-1, 1]: (M, B, 1, S, S) in [0, 1]."""
+        return self.probabilities(self.look(x), self.settings.size)
+
     def probabilities(self, features: Sequence[Tensor], size: int) -> Tensor:
         """Give p_m(target) of every member: (M, B, 1, S, S) in [0, 1]. For `majority` and `jensen_shannon`."""
         return self.member_logits(features, size).sigmoid()

@@ -28,6 +28,7 @@ class OpenCase:
     started: float
     maps: np.ndarray = field(init=False)
     masks: np.ndarray = field(init=False)
+    uncertainty: np.ndarray | None = field(init=False, default=None)
     lines: list[dict[str, object]] = field(init=False)
     left: int = field(init=False)
 
@@ -66,10 +67,17 @@ class OpenCase:
         rows = (self.rows.get(int(i)) for i in self.slices.indices)
         return [row.text if row else None for row in rows]
 
+    def doubt(self, k: int, uncertainty: np.ndarray) -> None:
+        """Note how unsure the method is of every pixel of slice k, (S, S) float32; most methods do not say."""
+        if self.uncertainty is None:
+            self.uncertainty = np.zeros_like(self.maps)
+        self.uncertainty[k] = uncertainty
+
     @property
     def nbytes(self) -> int:
         """Bytes of its arrays: the study, its slices, and what the method says of them."""
-        return sum(array.nbytes for array in (self.study.image, self.slices.image, self.maps, self.masks))
+        arrays = (self.study.image, self.slices.image, self.maps, self.masks, self.uncertainty)
+        return sum(array.nbytes for array in arrays if array is not None)
 
 
 def by_image(cases: Iterable[Case]) -> dict[str, list[Case]]:

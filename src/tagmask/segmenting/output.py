@@ -20,7 +20,8 @@ def clear(out: Path, studies: dict[str, list[Case]]) -> None:
         before = {}
     inputs = {path for rows in studies.values() for path in source_names(rows)}
     cases = [case for case in before if Path(case).name == case] if isinstance(before, dict) else []
-    kinds = {"masks": (".nii.gz", ".png"), "scores": (".nii.gz", ".tif")}
+    maps = (".nii.gz", ".tif")
+    kinds = {"masks": (".nii.gz", ".png"), "scores": maps, "uncertainty": maps}
     names = [f"{kind}/{case}{suffix}" for case in cases for kind in kinds for suffix in kinds[kind]]
     for name in ("slices.csv", "failed.csv", *names):
         if os.path.realpath(out / name) not in inputs:

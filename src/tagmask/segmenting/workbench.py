@@ -18,6 +18,7 @@ from tagmask.frozen_parts import TextReader
 from tagmask.io import write_mask, write_scores
 from tagmask.masks import MaskSettings, binarise
 from tagmask.networks.classifier import Classifier
+from tagmask.networks.pixel_classifier import picture_uncertainty
 from tagmask.pace import Pace
 from tagmask.segmenting.cases import OpenCase, source_names
 from tagmask.segmenting.presence import Tags, presence
@@ -28,7 +29,10 @@ __all__ = ["COLUMNS", "Workbench"]
 
 log = logging.getLogger(__name__)
 
-COLUMNS = ("id", "case", "slice", "patient", "tag", "tag_source", "score", "threshold", "mask_pixels")
+COLUMNS = (
+    *("id", "case", "slice", "patient", "tag", "tag_source", "score", "threshold", "mask_pixels"),
+    "uncertainty",
+)
 """Columns of slices.csv."""
 HELD = 512 * 2**20
 """Bytes of open cases above which none is opened before their slices are worked off."""
@@ -173,12 +177,15 @@ class Workbench:
         binary = binarise(prediction.score_map.cpu(), batch.image.cpu(), self.mask, threshold)
         known = presence(prediction, batch, self.classifier, self.tags)
         self.scored_by = known.scored_by
+        unsure = None if prediction.uncertainty is None else picture_uncertainty(prediction.uncertainty)
         for i, (case, k) in enumerate(members):
             index = int(case.slices.indices[k])
             row = case.rows.get(index)
             tag, source = known.tag(row, i)
             mask = binary.mask[i, 0].numpy() & (tag != 0)
             case.maps[k], case.masks[k] = binary.score_map[i, 0].numpy(), mask
+            if prediction.uncertainty is not None:
+                case.doubt(k, prediction.uncertainty[i, 0].cpu().numpy())
             case.lines[k] = {
                 "id": row.id if row else batch.ids[i],
                 "case": case.study.id,
@@ -188,6 +195,7 @@ class Workbench:
                 "tag_source": source,
                 "score": known.shown(i),
                 "threshold": f"{float(binary.threshold[i]):.6g}",
+                "uncertainty": "" if unsure is None else f"{float(unsure[i]):.6g}",
             }
 
     def _close(self, case: OpenCase) -> None:
@@ -199,7 +207,10 @@ class Workbench:
         try:
             mask = join(case.masks, case.slices.grid) >= 0.5
             written.append(write_mask(self.out / "masks" / study.id, mask, study))
-            write_scores(self.out / "scores" / study.id, join(case.maps, case.slices.grid), study)
+            for folder, maps in (("scores", case.maps), ("uncertainty", case.uncertainty)):
+                if maps is not None:
+                    path = self.out / folder / study.id
+                    written.append(write_scores(path, join(maps, case.slices.grid), study))
         except Exception as error:
             for path in written:  # a failed case leaves nothing behind
                 path.unlink(missing_ok=True)
