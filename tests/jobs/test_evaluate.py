@@ -142,6 +142,26 @@ def test_the_trivial_rows_are_always_there(world: World, tmp_path: Path) -> None
     assert any("val" in note for note in found.summary["notes"])
 
 
+def test_what_a_told_method_is_compared_with_is_told_the_tags_too(world: World, tmp_path: Path) -> None:
+    lines = read_lines(world.results / "slices.csv")
+    truth = {row["id"]: row["label"] for row in read_lines(world.data / "labels.csv")}
+    told = [{**x, "tag": truth[x["id"].replace("/", "")], "tag_source": "given"} for x in lines]
+    write_lines(world.results / "slices.csv", told)
+    found = evaluate(world.results, world.data, out=tmp_path / "out", val=world.data, resamples=50)
+    reads = {r["row"]: r["reads"] for r in found.summary["rows"]}
+    assert reads["method"] == "tags, tags of these slices"
+    assert reads["all_foreground_told"] == "tags of these slices"
+    assert reads["intensity_val_told"] == "val masks, tags of these slices"
+    for row in ("all_foreground", "intensity_val"):
+        mark = found.value("dice", row=row)
+        assert found.value("dice", row=f"{row}_told") == mark and mark is not None
+        # the 16 slices without a target have empty masks, and 1 each
+        assert found.value("dice", row=f"{row}_told", subset="mixed") == pytest.approx(
+            (8 * mark + 16) / 24, abs=1e-5
+        )
+        assert found.value("dice", row=row, subset="mixed") == pytest.approx(8 * mark / 24, abs=1e-4)
+
+
 def test_image_level(world: World, tmp_path: Path) -> None:
     level = evaluate(world.results, world.data, out=tmp_path / "out", resamples=50).summary["image_level"]
     assert level["against"] == "tags" and (level["n"], level["positives"]) == (24, 8)

@@ -49,13 +49,14 @@ def gather(plan: Bench, data: str, finished: Sequence[Cell]) -> DataTable | None
         for row in plan.rows
         if (cells := [cell for cell in mine if cell.row.name == row.name])
     ]
-    # The rows that know next to nothing are the same in every cell of a fold, or of a fold's draw if they learn.
+    # What knows next to nothing is the same in every cell of a fold (of a fold's draw, if it learns) that has it.
+    places = list(product(one.folds, one.trivial_draws))
     first = {(cell.fold.fold, cell.fold.draw): _repeat(plan, cell) for cell in reversed(mine)}
-    repeats = [first[key] for key in product(one.folds, one.trivial_draws) if key in first]
-    keys = [rows_of(repeat.evaluations[plan.protocol.setups[0]]) for repeat in repeats]
-    for key in (key for key in keys[0][1:] if all(key in other for other in keys)):
-        of = len(one.folds) * len(one.trivial_draws)
-        rows.append(_Row(read_row(repeats, key, plan.protocol), "", len(repeats), of, {}))
+    repeats = [first[place] for place in places if place in first]
+    for key, found in _trivial(plan, mine).items():
+        of_key = [found[place] for place in places if place in found]
+        if len(of_key) == len(repeats):
+            rows.append(_Row(read_row(of_key, key, plan.protocol), "", len(of_key), len(places), {}))
     numbers = [row.numbers for row in rows]
     trivial = [row.numbers for row in rows if not row.method]
     missing = [row.numbers for row in rows if row.repeats < row.of]
@@ -78,6 +79,17 @@ def gather(plan: Bench, data: str, finished: Sequence[Cell]) -> DataTable | None
     # Every draw has the slices of its fold.
     once = list({repeat.fold: repeat for repeat in reversed(repeats)}.values())[::-1]
     return DataTable(data, *_facts(plan, once, len(one.folds)), lines, one.published, one.draws != ("",))
+
+
+def _trivial(plan: Bench, cells: Sequence[Cell]) -> dict[str, dict[tuple[str, str], Repeat]]:
+    """Give, of each trivial row, the first repeat that has it in every fold and draw; those of the first cell lead."""
+    found: dict[str, dict[tuple[str, str], Repeat]] = {}
+    for cell in cells:
+        repeat = _repeat(plan, cell)
+        own, *others = (rows_of(repeat.evaluations[setup]) for setup in plan.protocol.setups)
+        for key in (key for key in own[1:] if all(key in other for other in others)):
+            found.setdefault(key, {}).setdefault((cell.fold.fold, cell.fold.draw), repeat)
+    return found
 
 
 def _own(plan: Bench, cells: Sequence[Cell]) -> _Row:

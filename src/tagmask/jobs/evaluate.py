@@ -28,6 +28,7 @@ from tagmask.scoring.baseline_rows import (
     mean_mask_rows,
     plain_rows,
     position_prior,
+    told_rows,
 )
 from tagmask.scoring.baselines import relative_positions
 from tagmask.scoring.matching import (
@@ -221,6 +222,8 @@ def _rows(
         # A case that cannot be read is noted later, when it is entered.
         more, notes = intensity_rows(_stream(reader, matched, []), _val(val, reader.settings), val)
         rows += more
+    if reader.results.told:
+        rows += told_rows(rows)
     if prepared is not None and prepared.supervised:
         return [*rows, *mean_mask_rows(prepared)], notes
     absent = "The mean of the train masks is absent: no train folder prepared supervised was given."

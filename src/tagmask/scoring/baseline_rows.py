@@ -14,7 +14,7 @@ from tagmask.errors import InputError
 from tagmask.grids import plan
 from tagmask.panels import Loaded
 from tagmask.scoring.baselines import IntensitySearch, MeanMask, PositionPrior
-from tagmask.scoring.matching import SliceInfo
+from tagmask.scoring.matching import TOLD, SliceInfo
 from tagmask.slices import SliceSettings, join
 from tagmask.thresholds import otsu
 from tagmask.types import Study
@@ -27,6 +27,7 @@ __all__ = [
     "mean_mask_rows",
     "plain_rows",
     "position_prior",
+    "told_rows",
 ]
 
 Filled = tuple[np.ndarray, np.ndarray | None]
@@ -221,6 +222,35 @@ def mean_mask_rows(prepared: Prepared) -> list[Row]:
         chosen = {"threshold": mean.threshold, "bins": bins}
         rows.append(Row(key, title, "train masks", _mean_filler(mean, prepared.settings), chosen))
     return rows
+
+
+def told_rows(rows: Iterable[Row]) -> list[Row]:
+    """Give trivial rows that are told the tags as well: empty masks where the tag is 0.
+
+    A method that was handed the tags has the slices without a target for nothing, and so must what it is compared
+    with. Only "mixed" tells these rows from those they are made of.
+    """
+    found = []
+    for row in rows:
+        if row.row in ("all_foreground", "intensity_val"):
+            reads = TOLD if row.reads == "nothing" else f"{row.reads}, {TOLD}"
+            title = f"{row.title}, told the tags"
+            found.append(replace(row, row=f"{row.row}_told", title=title, reads=reads, fill=_told(row.fill)))
+    return found
+
+
+def _told(fill: Callable[[LoadedCase], Filled]) -> Callable[[LoadedCase], Filled]:
+    """Empty the masks of slices with tag 0."""
+
+    def told(case: LoadedCase) -> Filled:
+        mask, scores = fill(case)
+        mask = mask.copy()
+        for k, info in enumerate(case.info):
+            if info is not None and info.tag == 0:
+                case.cut(mask, k)[...] = False
+        return mask, scores
+
+    return told
 
 
 def _mean_filler(mean: MeanMask, settings: SliceSettings) -> Callable[[LoadedCase], Filled]:

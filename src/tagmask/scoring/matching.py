@@ -17,6 +17,7 @@ from tagmask.io import case_files, stem
 from tagmask.scoring.baselines import relative_positions
 
 __all__ = [
+    "TOLD",
     "Results",
     "SliceInfo",
     "TruthCase",
@@ -25,6 +26,10 @@ __all__ = [
     "slice_info",
     "truth_cases",
 ]
+
+
+TOLD = "tags of these slices"
+"""Stamp of what was handed the tags of the slices that it is judged on."""
 
 
 @dataclass(frozen=True)
@@ -82,13 +87,17 @@ class Results:
     slices: dict[str, list[dict[str, str]]]
 
     @property
+    def told(self) -> bool:
+        """Whether the method was handed tags of these slices."""
+        return any(line.get("tag_source") == "given" for lines in self.slices.values() for line in lines)
+
+    @property
     def reads(self) -> str:
         """What the method was allowed to see: its training, and tags of these slices if it was handed any.
 
         "unknown" for masks that come without a manifest.
         """
-        given = any(line.get("tag_source") == "given" for lines in self.slices.values() for line in lines)
-        return str(self.manifest.get("reads", "unknown")) + (", tags of these slices" if given else "")
+        return str(self.manifest.get("reads", "unknown")) + (f", {TOLD}" if self.told else "")
 
     @property
     def title(self) -> str:
