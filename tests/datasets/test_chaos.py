@@ -13,7 +13,7 @@ from tagmask.datasets.settings import DatasetSettings
 from tagmask.errors import ConfigError, InputError
 from tagmask.io import read_mask, read_study, write_mask
 from tagmask.jobs.prepare import PrepareSummary
-from tagmask.scoring.matching import truth_cases
+from tagmask.scoring.truth import truth_cases
 from tagmask.slices import SliceSettings
 from tests.datasets import folders
 

@@ -15,8 +15,8 @@ from tagmask.data.prepared import Prepared
 from tagmask.data.table import Case, read_inputs
 from tagmask.errors import InputError, TagmaskError
 from tagmask.io import sha256
-from tagmask.scoring.matching import TruthCase, truth_cases
 from tagmask.scoring.protocol import EvaluateSettings
+from tagmask.scoring.truth import TruthCase, truth_cases
 
 __all__ = ["Fold", "Folds", "Hashes", "open_fold", "open_folds", "place"]
 

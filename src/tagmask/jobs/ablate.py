@@ -25,8 +25,8 @@ from tagmask.machine import device_of, environment
 from tagmask.methods import settings_of
 from tagmask.prediction_cache import PredictionCache, Variant, lend
 from tagmask.runs import Run
-from tagmask.scoring.matching import truth_cases
 from tagmask.scoring.scoreboard import write_numbers
+from tagmask.scoring.truth import truth_cases
 
 __all__ = ["AblateResult", "ablate"]
 

@@ -31,16 +31,15 @@ from tagmask.scoring.baseline_rows import (
     told_rows,
 )
 from tagmask.scoring.baselines import relative_positions
-from tagmask.scoring.matching import (
-    Results,
+from tagmask.scoring.protocol import EvaluateSettings
+from tagmask.scoring.results import Results, open_results
+from tagmask.scoring.scoreboard import Evaluation, combine, to_json
+from tagmask.scoring.truth import (
     TruthCase,
-    open_results,
     picture_positions,
     slice_info,
     truth_cases,
 )
-from tagmask.scoring.protocol import EvaluateSettings
-from tagmask.scoring.scoreboard import Evaluation, combine, to_json
 from tagmask.types import Study
 
 __all__ = ["EvaluateSettings", "Evaluation", "combine", "evaluate"]

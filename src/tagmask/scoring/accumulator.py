@@ -19,10 +19,10 @@ from tagmask.scoring.aggregate import PER_PATIENT, PER_SLICE, SliceRecord, per_p
 from tagmask.scoring.baseline_rows import Filled, LoadedCase, Row
 from tagmask.scoring.baselines import PositionPrior
 from tagmask.scoring.detection import image_level
-from tagmask.scoring.matching import SliceInfo
 from tagmask.scoring.protocol import EvaluateSettings
 from tagmask.scoring.regions import region_rms
 from tagmask.scoring.scoreboard import FLAT, flat, markdown, write_numbers
+from tagmask.scoring.truth import SliceInfo
 from tagmask.thresholds import BODY
 
 __all__ = ["SUBSETS", "Accumulator"]

@@ -14,7 +14,8 @@ from tagmask.errors import InputError
 from tagmask.grids import plan
 from tagmask.panels import Loaded
 from tagmask.scoring.baselines import IntensitySearch, MeanMask, PositionPrior
-from tagmask.scoring.matching import TOLD, SliceInfo
+from tagmask.scoring.results import TOLD
+from tagmask.scoring.truth import SliceInfo
 from tagmask.slices import SliceSettings, join
 from tagmask.thresholds import otsu
 from tagmask.types import Study

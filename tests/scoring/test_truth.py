@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 
 from tagmask.errors import ConfigError, InputError, TableError
-from tagmask.scoring.matching import open_results, picture_positions, slice_info, truth_cases
+from tagmask.scoring.results import open_results
+from tagmask.scoring.truth import picture_positions, slice_info, truth_cases
 
 
 def picture(path: Path) -> Path:
