@@ -173,7 +173,9 @@ def test_channels_and_sides_are_told_beforehand_at_any_size(denoiser: Denoiser) 
         found = features(_pictures(denoiser, 1, size))
         assert tuple(f.shape[1] for f in found) == features.channels
         assert tuple(f.shape[2] for f in found) == tuple(f.shape[3] for f in found) == features.sides(size)
-        assert {f.dtype for f in found} == {torch.float32} and all(f.is_contiguous() for f in found)
+        assert {f.dtype for f in found} == {torch.float32} and all(
+            f.is_contiguous(memory_format=torch.channels_last) for f in found
+        )
 
 
 def test_the_papers_blocks_have_the_papers_shapes(imagenet: Denoiser) -> None:

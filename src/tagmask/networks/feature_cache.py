@@ -107,7 +107,7 @@ class FeatureCache:
 
         Returns
         -------
-        As the backbone gives them, (1, channels, side, side) float32 for each block, on the image's device.
+        As the backbone gives them: (1, channels, side, side) float32 for each block, on the image's device.
         They are not to be written to.
 
         Raises
@@ -132,7 +132,8 @@ class FeatureCache:
         return [f.to(image.device, torch.float32) for f in found]
 
     def _narrow(self, features: Tensor) -> Tensor:
-        narrow = features.cpu().to(torch.float16 if self.half else torch.float32).contiguous()
+        narrow = features.cpu().to(torch.float16 if self.half else torch.float32)
+        narrow = narrow.contiguous(memory_format=torch.channels_last)
         if self.half and not narrow.isfinite().all():
             raise ConfigError(
                 f"features of up to {float(features.abs().max()):g} do not fit into float16.",
@@ -155,7 +156,7 @@ class FeatureCache:
             if fits:
                 self._file.seek(self.disk_bytes)
                 for features in found:
-                    self._file.write(features.numpy().data)
+                    self._file.write(_bytes(features))
                 self._file.flush()
                 self.disk_bytes += size
         except OSError:  # a quota, or somebody else was faster
@@ -172,14 +173,23 @@ class FeatureCache:
     def _read(self, offset: int, size: int) -> list[Tensor]:
         self._file.seek(offset)
         found = [
-            torch.empty(shape, dtype=torch.float16 if self.half else torch.float32)
+            torch.empty(
+                shape,
+                dtype=torch.float16 if self.half else torch.float32,
+                memory_format=torch.channels_last,
+            )
             for shape in self._shapes(size)
         ]
         for features in found:
-            wanted = features.numpy().data
+            wanted = _bytes(features)
             if self._file.readinto(wanted) != wanted.nbytes:
                 raise OSError(f"kept features cannot be read back from {self.folder}")
         return found
 
     def _shapes(self, size: int) -> list[tuple[int, int, int, int]]:
         return [(1, c, s, s) for c, s in zip(self.frozen.channels, self.frozen.sides(size), strict=True)]
+
+
+def _bytes(features: Tensor) -> memoryview:
+    """Give the memory of features that lie channels last."""
+    return features.permute(0, 2, 3, 1).numpy().data

@@ -169,7 +169,7 @@ class FrozenFeatures:
         Returns
         -------
         One tensor for each block of the settings, in their order: (B, channels, side, side) float32, the
-        features of the first step first. They carry no gradient.
+        features of the first step first, channels last in memory. They carry no gradient.
 
         Raises
         ------
@@ -194,7 +194,8 @@ class FrozenFeatures:
             walk = self.denoiser.decoder(x, t, self.denoiser.embed(self.settings.label))
             found = {k: h for k, h in enumerate(islice(walk, max(blocks) + 1)) if k in blocks}
         by_step = (found[k].reshape(n, -1, *found[k].shape[1:]) for k in blocks)
-        return [h.transpose(0, 1).flatten(1, 2) for h in by_step]
+        together = (h.transpose(0, 1).flatten(1, 2) for h in by_step)
+        return [h.contiguous(memory_format=torch.channels_last) for h in together]
 
 
 def _refusal(name: str, value: object, what: str, allowed: str = "") -> ConfigError:

@@ -162,6 +162,8 @@ class TextDiff(FeatureHead):
             nn.Conv2d(second, 2, 3, padding=1),
         )  # fmt: skip
         initialise(self)
+        # Channels last, as the features lie: a training step takes two thirds of the time.
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.null = nn.Parameter(0.02 * torch.randn(s.text_width)) if s.null_text else None
 
     def decode(self, features: Sequence[Tensor], size: int, text: TextTokens | None = None) -> Tensor:
