@@ -23,10 +23,15 @@ from tagmask.types import Batch, Method, Prediction
 __all__ = ["PredictionCache", "Variant", "lend"]
 
 
+_MAPS, _COLUMNS = ("score_map", "uncertainty"), ("threshold", "score", "present")
+"""What a prediction holds for every pixel, and for every slice."""
+
+
 class _Place(NamedTuple):
-    """Where a map lies in the file, its shape, and what came with it."""
+    """Where the maps of a slice lie in the file, one after the other, their shape, and what came with them."""
 
     offset: int
+    maps: tuple[str, ...]
     shape: tuple[int, ...]
     extra: dict[str, float | bool]
 
@@ -66,30 +71,38 @@ class PredictionCache:
                 for i, name in enumerate(part.ids):
                     self._places[name, seed, k] = self._put(prediction, i)
         places = [self._places[name, seed, variant] for name in batch.ids]
-        maps = torch.stack([self._map(place) for place in places]).to(batch.image.device)
+        device = batch.image.device
+        maps = {
+            name: torch.stack([self._map(place, index) for place in places]).to(device)
+            for index, name in enumerate(places[0].maps)
+        }
 
         def column(name: str, dtype: torch.dtype) -> Tensor | None:
             if name not in places[0].extra:
                 return None
-            return torch.tensor([place.extra[name] for place in places], dtype=dtype, device=maps.device)
+            return torch.tensor([place.extra[name] for place in places], dtype=dtype, device=device)
 
         return Prediction(
-            maps,
+            maps["score_map"],
             column("threshold", torch.float32),
             column("score", torch.float32),
             column("present", torch.bool),
+            maps.get("uncertainty"),
         )
 
     def _put(self, prediction: Prediction, i: int) -> _Place:
-        scores = np.ascontiguousarray(prediction.score_map[i].cpu().numpy(), dtype=np.float32)
+        maps = {name: part for name in _MAPS if (part := getattr(prediction, name)) is not None}
         offset = self._file.seek(0, 2)
-        self._file.write(scores.tobytes())
-        columns = {name: getattr(prediction, name) for name in ("threshold", "score", "present")}
-        return _Place(offset, scores.shape, {k: v[i].item() for k, v in columns.items() if v is not None})
+        for part in maps.values():
+            self._file.write(np.ascontiguousarray(part[i].cpu().numpy(), dtype=np.float32).tobytes())
+        columns = {name: getattr(prediction, name) for name in _COLUMNS}
+        extra = {k: v[i].item() for k, v in columns.items() if v is not None}
+        return _Place(offset, tuple(maps), prediction.score_map.shape[1:], extra)
 
-    def _map(self, place: _Place) -> Tensor:
-        self._file.seek(place.offset)
-        content = self._file.read(4 * int(np.prod(place.shape)))
+    def _map(self, place: _Place, index: int) -> Tensor:
+        size = 4 * int(np.prod(place.shape))
+        self._file.seek(place.offset + index * size)
+        content = self._file.read(size)
         return torch.from_numpy(np.frombuffer(content, np.float32).reshape(place.shape).copy())
 
 

@@ -893,6 +893,18 @@ def test_what_a_method_is_unsure_of_lies_beside_its_scores_and_old_ones_do_not_s
     top = np.sort(expected[..., 1], axis=None)[-25:].mean()  # a tenth of 256 pixels
     assert [float(r["uncertainty"]) for r in slices_of(result)][1] == pytest.approx(top, rel=1e-5)
 
+    real = workbench.write_scores
+
+    def breaks(path: Path, *rest: Any) -> Path:
+        if path.parent.name == "uncertainty":
+            raise OSError("the disk is gone")
+        return real(path, *rest)
+
+    monkeypatch.setattr(workbench, "write_scores", breaks)
+    broken = segment(run, [plain], out=tmp_path / "broken", tags="none")
+    assert broken.failed == {"plain": "the disk is gone"} and not any("plain" in f for f in files(broken.out))
+    monkeypatch.setattr(workbench, "write_scores", real)
+
     method.unsure = False
     result = segment(run, [scan, plain], out=tmp_path / "out", tags="none", overwrite=True)
     assert not [*(result.out / "uncertainty").iterdir()]

@@ -147,8 +147,9 @@ def _curve(evaluation: StoredEvaluation) -> Html | None:
     lines, words = {}, []
     for row in evaluation.summary["rows"]:
         key = (row["row"], "positives")
-        # A row whose scores are all alike has no curve but chance.
-        if key in evaluation.curves and row["row"] not in ("all_empty", "all_foreground"):
+        # A row whose scores are all alike has no curve but chance; one that was told the tags has that of the other.
+        told = row["row"].endswith("_told")
+        if key in evaluation.curves and row["row"] not in ("all_empty", "all_foreground") and not told:
             pooled = ((row.get("positives") or {}).get("pooled") or {}).get("auprc") or {}
             title = f"{row.get('title') or row['row']}, AP {number(pooled.get('value'))}"
             lines[title] = evaluation.curves[key]

@@ -226,10 +226,10 @@ def mean_mask_rows(prepared: Prepared) -> list[Row]:
 
 
 def told_rows(rows: Iterable[Row]) -> list[Row]:
-    """Give trivial rows that are told the tags as well: empty masks where the tag is 0.
+    """Give trivial rows that are told what the method was told: empty masks where it was handed the tag 0.
 
     A method that was handed the tags has the slices without a target for nothing, and so must what it is compared
-    with. Only "mixed" tells these rows from those they are made of.
+    with. On slices with tag 1 these rows are those they are made of.
     """
     found = []
     for row in rows:
@@ -241,13 +241,13 @@ def told_rows(rows: Iterable[Row]) -> list[Row]:
 
 
 def _told(fill: Callable[[LoadedCase], Filled]) -> Callable[[LoadedCase], Filled]:
-    """Empty the masks of slices with tag 0."""
+    """Empty the masks of slices whose tag the method was handed as 0."""
 
     def told(case: LoadedCase) -> Filled:
         mask, scores = fill(case)
         mask = mask.copy()
         for k, info in enumerate(case.info):
-            if info is not None and info.tag == 0:
+            if info is not None and info.given == 0:
                 case.cut(mask, k)[...] = False
         return mask, scores
 

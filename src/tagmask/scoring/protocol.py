@@ -9,7 +9,7 @@ from tagmask.errors import ConfigError
 
 __all__ = ["VERSION", "EvaluateSettings"]
 
-VERSION = 2
+VERSION = 3
 """Of the numbers: to be raised with every change that moves one, so that benchmarks evaluate again."""
 
 

@@ -46,12 +46,13 @@ class TruthCase:
 
 @dataclass(frozen=True)
 class SliceInfo:
-    """What tables say of a slice: the tag is never a predicted one."""
+    """What tables say of a slice: the tag is never a predicted one; `given` is the one that the method was handed."""
 
     patient: str
     tag: int | None
     tag_source: str
     score: float
+    given: int | None = None
 
 
 def truth_cases(truth: Path, table: Path | None = None, *, tag: str = "label") -> dict[str, TruthCase]:
@@ -140,11 +141,10 @@ def _info(case: TruthCase, lines: list[dict[str, str]], index: int, depth: int) 
     line = next((n for n in lines if depth == 1 or n["slice"] == str(index)), {})
     patient = row.patient if row is not None and row.patient else line.get("patient") or case.id
     score = float(line["score"]) if line.get("score") else float("nan")
+    given = int(line["tag"]) if line.get("tag_source") == "given" and line.get("tag") else None
     if row is not None and row.label is not None:
-        return SliceInfo(patient, row.label, "table", score)
-    if line.get("tag_source") == "given" and line.get("tag"):
-        return SliceInfo(patient, int(line["tag"]), "slices.csv", score)
-    return SliceInfo(patient, None, "none", score)
+        return SliceInfo(patient, row.label, "table", score, given)
+    return SliceInfo(patient, given, "none" if given is None else "slices.csv", score, given)
 
 
 def picture_positions(cases: dict[str, TruthCase], results: Results | None) -> dict[str, float]:

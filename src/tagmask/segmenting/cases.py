@@ -70,7 +70,7 @@ class OpenCase:
     def doubt(self, k: int, uncertainty: np.ndarray) -> None:
         """Note how unsure the method is of every pixel of slice k, (S, S) float32; most methods do not say."""
         if self.uncertainty is None:
-            self.uncertainty = np.zeros_like(self.maps)
+            self.uncertainty = np.full_like(self.maps, np.nan)  # a slice that was forgotten fails its case
         self.uncertainty[k] = uncertainty
 
     @property
