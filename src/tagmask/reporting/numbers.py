@@ -167,13 +167,15 @@ def verdict(evaluation: StoredEvaluation) -> Html:
                 f"The best trivial row {name}, {row.get('title') or row['row']}, reaches {number(best, 2)}: "
             )
             lines.append(text + ("the method is above it." if better else "the method does not beat it."))
-    mixed, empty = (
+    by_key = {r["row"]: r for r in others}
+    mixed, empty, told = (
         _value(r, "mixed", "image", "dice").get("value")
-        for r in (evaluation.method, next((r for r in others if r["row"] == "all_empty"), {}))
+        for r in (evaluation.method, by_key.get("all_empty", {}), by_key.get("all_foreground_told", {}))
     )
     if mixed is not None and empty is not None:
-        text = f"On all slices its mean Dice is {number(mixed, 2)}; an always empty mask has "
-        lines.append(f"{text}{number(empty, 2)} there.")
+        text = f"On all slices its mean Dice is {number(mixed, 2)}; an always empty mask has {number(empty, 2)} there"
+        tags = "" if told is None else f", and the tags alone, with whole images for masks, {number(told, 2)}"
+        lines.append(f"{text}{tags}.")
     texts = [tag("p", line, class_="lead" if k == 0 else None) for k, line in enumerate(lines)]
     return tag("div", *texts, class_="verdict")
 
