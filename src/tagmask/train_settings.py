@@ -75,9 +75,9 @@ class TrainSettings:
         Compute the features of a frozen backbone once for each picture and variant, where augmentation is
         dihedral alone; else at every step.
     select_every
-        Steps between looks at the masks of the val split: of the averaged weights looked at, those with the
-        highest mean Dice per picture are kept, and results are stamped with those masks. 0: the last weights
-        are kept, and no such mask is opened. Mask learners only.
+        Steps between looks at the masks of the val split, with one at the last step whatever its number: of the
+        averaged weights looked at, those with the highest mean Dice per picture are kept, and results are stamped
+        with those masks. 0: the last weights are kept, and no such mask is opened. Mask learners only.
     log_every, checkpoint_every, snapshot_every, sample_every
         Steps between lines of the log, checkpoints to resume from, weights that are kept for curves against
         training length, and sample pictures; 0 for never.

@@ -141,7 +141,7 @@ class Trainer:
                 self._save_weights(self.run.path / "snapshots" / f"{self.name}-{self.step:06d}.safetensors")
             if s.sample_every and self.step % s.sample_every == 0:
                 self._draw_samples()
-            if s.select_every and self.step % s.select_every == 0:
+            if s.select_every and (self.step % s.select_every == 0 or self.step == s.steps):
                 self._look()
             if self.step % s.checkpoint_every == 0 or self.step == s.steps:
                 self._checkpoint()
