@@ -73,7 +73,12 @@ BANNED = {
 }
 # The one module that may open a pickle: in a confined process, as tensors alone; docs/adr/0013-frozen-backbone.md.
 FOREIGN_READER = "networks.foreign_reader"
-MASK_READERS = {"datasets.tags", "jobs.prepare", "jobs.evaluate", "io"}
+MASK_READERS = {
+    *("datasets.tags", "jobs.prepare", "jobs.evaluate", "io"),  # files of masks
+    *("data.prepared", "data.prepared_writer"),  # where prepared ones lie
+    *("training.batches", "training.selection", "jobs.tune_masks", "scoring.baseline_rows"),  # prepared ones
+}
+"""Modules that may open a mask, each for what its results are stamped with."""
 
 
 @dataclass(frozen=True)
@@ -187,7 +192,7 @@ def trusting(module: Module) -> list[str]:
     return wrong
 
 
-OPENERS = {"read_mask", "stack_labels"}
+OPENERS = {"read_mask", "stack_labels", "open_masks", "masks.npy"}
 
 
 def reads_masks(module: Module) -> bool:
@@ -357,6 +362,8 @@ def test_what_only_looks_like_trust_is_not(source: str) -> None:
         "from tagmask import io\nio.read_mask(path)",
         "from tagmask.io.studies import read_mask as r",
         "getattr(io, 'read_mask')",
+        "prepared.open_masks()",
+        "np.load(folder / 'masks.npy', allow_pickle=False)",
     ],
 )
 def test_a_reader_of_masks_is_caught(source: str) -> None:

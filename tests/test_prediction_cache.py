@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
@@ -76,4 +76,5 @@ def test_a_run_with_another_method_keeps_its_networks(tmp_path: Path, walk: Walk
         assert lent.method("cdm", device="cpu") is method and isinstance(lent, Run)
         assert lent.networks is run.networks
         assert (lent.path, lent.experiment, lent.slices) == (run.path, run.experiment, run.slices)
+        assert lend(replace(run, val_masks=True), method).val_masks and not lent.val_masks
         assert Run.of(lent) is lent

@@ -9,7 +9,7 @@ from scipy import ndimage
 from sklearn.naive_bayes import GaussianNB
 
 from tagmask.masks import MaskSettings, binarise
-from tagmask.thresholds import prior_of, with_picture
+from tagmask.thresholds import body, on_one_scale, prior_of, with_picture
 
 SIZE = 48
 
@@ -124,3 +124,21 @@ def test_a_threshold_beyond_the_map_leaves_no_doubt() -> None:
     values = np.array([0.0, 1.0, 2.0])
     assert prior_of(values, 5.0, 0.0).tolist() == [0, 0, 0]
     assert prior_of(values, -1.0, 0.0).tolist() == [1, 1, 1]
+
+
+def test_a_hot_voxel_does_not_hide_the_body_and_modalities_count_alike() -> None:
+    rng = np.random.default_rng(0)
+    inside = np.zeros((16, 16, 16), dtype=bool)
+    inside[4:12, 3:13, 2:14] = True
+    flair, t1 = np.where(inside, rng.uniform(40, 100, (2, 16, 16, 16)), rng.uniform(0, 1, (2, 16, 16, 16)))
+    plain = on_one_scale(np.stack([flair, 50 * t1 + 900]).astype(np.float32), "volume")
+    assert np.array_equal(body(plain), inside) and plain.min() == 0
+    assert plain.max(axis=(1, 2, 3)) == pytest.approx(1, abs=0.01)
+    t1[0, 0, 0] = 1e7
+    assert np.array_equal(body(on_one_scale(np.stack([flair, t1]), "volume"))[1:], inside[1:])
+    picture = on_one_scale(np.stack([flair, 2 * flair]), "picture")
+    assert picture[1].max() > 1.9 * picture[0].max(), "colours keep their balance"
+    assert not on_one_scale(np.full((2, 4, 4, 4), 7.0), "volume").any()
+    few = np.zeros((1, 1, 1, 5000))
+    few[..., :3] = [1.0, 2.0, 4.0]
+    assert on_one_scale(few, "volume").max() == 1

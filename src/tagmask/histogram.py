@@ -67,8 +67,9 @@ class ScoreHistogram:
         self.first, self.width = (self.first - lead) // 2, self.width * 2
 
     def write(self, path: Path, bins: int = 256) -> None:
-        """Write low, high, background, truth (pixels), one line a bin; no file when nothing was counted."""
+        """Write low, high, background, truth (pixels), one line a bin; where nothing was counted, no file is left."""
         if not self.counts.size:
+            path.unlink(missing_ok=True)
             return
         while self.counts.shape[1] > bins:
             self._fold()

@@ -142,7 +142,7 @@ class Variant:
 
 def lend(run: Run, method: Method) -> Run:
     """Give a run that has this method already; all else, networks included, is the run's own."""
-    return _Lent(run.path, run.experiment, run.snapshot, lender=run, made=method)
+    return _Lent(run.path, run.experiment, run.snapshot, run.val_masks, lender=run, made=method)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,24 +15,33 @@ from tagmask.errors import RunError
 from tagmask.experiment import Experiment
 
 __all__ = [
+    "continued",
     "forget_refused",
     "has_learnt",
     "keep_shots",
     "mask_rows",
-    "refuse_difference",
     "refuse_other_data",
     "refuse_other_shots",
     "shots_of",
+    "steps_learnt",
 ]
 
 _SHOTS = "shots.csv"
 
 
-def has_learnt(run: Path) -> bool:
-    """Whether a training in a folder came as far as to keep anything of what it learnt."""
-    return any(
-        any((run / folder).glob("*.safetensors")) for folder in ("weights", "checkpoints", "snapshots")
-    )
+def has_learnt(run: Path, network: str | None = None) -> bool:
+    """Whether a training in a folder, or that of one network, came as far as to keep anything of what it learnt."""
+    names = ["*.safetensors"] if network is None else [f"{network}.safetensors", f"{network}-*.safetensors"]
+    folders = [run / folder for folder in ("weights", "checkpoints", "snapshots")]
+    return any(any(folder.glob(name)) for folder in folders for name in names)
+
+
+def steps_learnt(run: Path, network: str, begun: Experiment) -> int:
+    """Give the steps that a network has learnt for: those of its last checkpoint, else what the run was begun with."""
+    states = (run / "checkpoints").glob(f"{network}-*.safetensors")
+    numbers = [int(path.stem.rpartition("-")[2]) for path in states]
+    planned: int = getattr(begun.train, network).steps
+    return max(numbers, default=planned)
 
 
 def forget_refused(run: Path) -> None:
@@ -41,17 +51,33 @@ def forget_refused(run: Path) -> None:
             (run / name).unlink(missing_ok=True)
 
 
-def refuse_difference(path: Path, begun: Experiment, now: Experiment) -> None:
-    """Refuse an experiment that is not the one a run was begun with.
+def continued(run: Path, begun: Experiment, now: Experiment) -> Experiment:
+    """Give the experiment that a run goes on with.
+
+    More steps than before are no difference, for training goes on; nor is a network that only one of the two
+    names. One that has learnt before and that this experiment leaves out stays in the record: how it was trained says
+    what it has read.
 
     Raises
     ------
     RunError
-        Naming the first setting that differs. More steps than before are no difference: training goes on. Nor is
-        a network that only one of the two names: it is trained in addition, or left as it is.
+        Naming the first setting that differs, or a network that has learnt for more steps than the experiment now
+        says: its weights would not be what the record says.
     """
     shared = sorted(set(begun.networks()) & set(now.networks()))
-    _refuse(path, _identity(begun, shared), _identity(now, shared))
+    _refuse(run, _identity(begun, shared), _identity(now, shared))
+    for name in shared:
+        wanted = getattr(now.train, name).steps
+        if has_learnt(run, name) and (learnt := steps_learnt(run, name, begun)) > wanted:
+            raise RunError(
+                f"was trained with train.{name}.steps = {learnt}, but the experiment now says {wanted}.",
+                where=run,
+                repair="Give another run folder, or restore the setting.",
+            )
+    earlier = [name for name in begun.networks() if name not in shared and has_learnt(run, name)]
+    tables: dict[str, Any] = {name: getattr(begun, name) for name in earlier}
+    plans = {name: getattr(begun.train, name) for name in earlier}
+    return replace(now, train=replace(now.train, **plans), **tables)
 
 
 def refuse_other_data(path: Path, begun: str | None, now: str) -> None:

@@ -33,7 +33,7 @@ from tagmask.machine import environment
 from tagmask.methods import METHODS, Networks, settings_of
 from tagmask.networks import weights
 from tagmask.networks.kinds import MASK_LEARNERS, NETWORKS, reads_text
-from tagmask.resume import keep_shots, refuse_difference, refuse_other_data, shots_of
+from tagmask.resume import continued, keep_shots, refuse_other_data, shots_of
 from tagmask.slices import SliceSettings
 from tagmask.tuned_settings import with_chosen
 from tagmask.types import Method
@@ -70,14 +70,14 @@ class Run:
         Raises
         ------
         RunError
-            The folder holds another experiment, or was trained on other data; the message names the first
-            difference. More steps than before are no difference: training goes on.
+            The folder holds another experiment (see `continued`) or was trained on other data; the message names
+            the first difference.
         ConfigError
             More shots than there are pictures, or a list of others.
         """
         if (path / "experiment.toml").exists():
             run = cls.open(path, tuned=False)
-            refuse_difference(path, run.experiment, experiment)
+            experiment = continued(path, run.experiment, experiment)
             refuse_other_data(path, run.environment.get("data"), prepared.fingerprint)
         shots = shots_of(experiment, prepared)
         path.mkdir(parents=True, exist_ok=True)

@@ -8,10 +8,21 @@ from __future__ import annotations
 import numpy as np
 from scipy import ndimage
 
-__all__ = ["BODY", "head_foreground", "largest_component", "otsu", "prior_of", "with_picture"]
+__all__ = [
+    "BODY",
+    "body",
+    "head_foreground",
+    "largest_component",
+    "on_one_scale",
+    "otsu",
+    "prior_of",
+    "with_picture",
+]
 
 BODY = 0.025
 """Share of a case's grey range above which a pixel is body: the papers' "> -0.95" in [-1, 1]."""
+_BRIGHT = 0.999
+"""Quantile that ends the grey range: a few hot voxels do not stretch it."""
 _BINS = 256
 _EIGHT = np.ones((3, 3), dtype=bool)
 
@@ -48,6 +59,41 @@ def otsu(values: np.ndarray) -> float:
     mean_above = (np.cumsum((count * centre)[::-1]) / above[::-1])[::-1]
     between = below[:-1] * above[1:] * (mean_below[:-1] - mean_above[1:]) ** 2
     return low + float(centre[int(np.argmax(between))]) * (high - low)
+
+
+def on_one_scale(image: np.ndarray, kind: str) -> np.ndarray:
+    """Bring the channels of a case to one scale, so that their mean means something.
+
+    Parameters
+    ----------
+    image : (C, I, J, K) float
+        Raw intensities, finite.
+    kind
+        "volume": each channel, a modality in units of its own, is scaled by its own range. "picture": colours
+        keep their balance.
+
+    Returns
+    -------
+    (C, I, J, K) float32
+        0 at the minimum, 1 at the 99.9 % quantile; what is brighter lies above 1. A constant channel is 0.
+
+    Examples
+    --------
+    >>> flair, t1 = np.linspace(0, 300, 1001), np.linspace(1000, 5000, 1001)
+    >>> on_one_scale(np.stack([flair, t1])[:, None, None], "volume")[..., 500].round(3).ravel().tolist()
+    [0.501, 0.501]
+    """
+    pixels = image.reshape(len(image) if kind == "volume" else 1, -1)
+    low, high = pixels.min(axis=1, keepdims=True), np.quantile(pixels, _BRIGHT, axis=1, keepdims=True)
+    # Where all but a few pixels are equal, the range is that of the few.
+    high = np.where(high > low, high, pixels.max(axis=1, keepdims=True))
+    scaled = (pixels - low) / np.maximum(high - low, 1e-30).astype(pixels.dtype)
+    return np.asarray(scaled.reshape(image.shape), dtype=np.float32)
+
+
+def body(scaled: np.ndarray) -> np.ndarray:
+    """Give the pixels (I, J, K) bool of a case on one scale (C, I, J, K) whose mean over channels is above `BODY`."""
+    return np.asarray(scaled.mean(axis=0) > BODY, dtype=bool)
 
 
 def prior_of(values: np.ndarray, cut: float, zero: float) -> np.ndarray:

@@ -83,12 +83,12 @@ def test_batches(tmp_path: Path) -> None:
 
 def test_masks_are_there_only_if_supervised(tmp_path: Path) -> None:
     prepared = Prepared.open(make(tmp_path / "p", supervised=True))
-    assert prepared.supervised and prepared.masks().dtype == np.uint8
-    assert np.array_equal(prepared.masks(), MASK)
+    assert prepared.supervised and prepared.open_masks().dtype == np.uint8
+    assert np.array_equal(prepared.open_masks(), MASK)
     plain = make(tmp_path / "q")
     assert not (plain / "masks.npy").exists()
     with pytest.raises(InputError, match="prepared from tags alone"):
-        Prepared.open(plain).masks()
+        Prepared.open(plain).open_masks()
 
 
 def test_texts(tmp_path: Path) -> None:
@@ -167,10 +167,10 @@ def test_damaged_masks_are_refused(tmp_path: Path) -> None:
     folder = make(tmp_path / "p", supervised=True)
     truncate(folder / "masks.npy")
     with pytest.raises(InputError, match="masks are damaged"):
-        Prepared.open(folder).masks()
+        Prepared.open(folder).open_masks()
     (folder / "masks.npy").unlink()
     with pytest.raises(InputError, match="masks are damaged"):
-        Prepared.open(folder).masks()
+        Prepared.open(folder).open_masks()
 
 
 def test_no_folder(tmp_path: Path) -> None:

@@ -56,12 +56,12 @@ def test_no_mask_goes_on_unless_it_is_asked_for(tmp_path: Path) -> None:
     _, prepared = run(tmp_path / "in", tmp_path / "out")
     assert not (tmp_path / "out" / "masks.npy").exists()
     with pytest.raises(InputError, match="holds no masks"):
-        prepared.masks()
+        prepared.open_masks()
     _, supervised = run(tmp_path / "in", tmp_path / "out2", supervised=True)
     study = read_study(tmp_path / "in/BraTS2021_00000/BraTS2021_00000_flair.nii.gz", id="x")
     seg = np.asarray(nib.load(tmp_path / "in/BraTS2021_00000/BraTS2021_00000_seg.nii.gz").dataobj)
     wanted = split_map(seg > 0, split(study, SETTINGS).grid) >= 0.5
-    assert wanted.any() and np.array_equal(supervised.masks()[:6], wanted)
+    assert wanted.any() and np.array_equal(supervised.open_masks()[:6], wanted)
 
 
 def test_flair_alone(tmp_path: Path) -> None:

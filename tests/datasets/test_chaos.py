@@ -39,7 +39,7 @@ def test_tags_and_masks_lie_on_their_slices(root: Path, tmp_path: Path) -> None:
     assert [row["label"] for row in prepared.index] == [0, 1, 1, 1, 1] * 4
     # Volume n holds label + n, from n to 252 + n, which became -1 to 1: the image is its own labels.
     grey = np.rint((prepared.images[:, 0] + 1) * 126)
-    assert np.array_equal(np.isin(grey, (126, 189)), prepared.masks().astype(bool))
+    assert np.array_equal(np.isin(grey, (126, 189)), prepared.open_masks().astype(bool))
     counts = np.isin(grey, (126, 189)).sum(axis=(1, 2)).tolist()
     assert counts == [2 * row["slice"] + bool(row["slice"]) for row in prepared.index]
     record = json.loads((tmp_path / "out" / "settings.json").read_text())
@@ -49,9 +49,9 @@ def test_tags_and_masks_lie_on_their_slices(root: Path, tmp_path: Path) -> None:
 def test_the_other_organs(root: Path, tmp_path: Path) -> None:
     right = DatasetSettings("chaos", target="kidney-right")
     _, prepared = run(root, tmp_path / "right", dataset=right, supervised=True)
-    assert prepared.masks().sum(axis=(1, 2)).tolist() == [0, 2, 3, 4, 5] * 4
+    assert prepared.open_masks().sum(axis=(1, 2)).tolist() == [0, 2, 3, 4, 5] * 4
     _, named = run(root, tmp_path / "named", mask_labels=(126,), supervised=True)
-    assert np.array_equal(named.masks(), prepared.masks())
+    assert np.array_equal(named.open_masks(), prepared.open_masks())
     with pytest.raises(ConfigError, match=r"target: 'pancreas'.*kidney, kidney-right.*liver, spleen"):
         DatasetSettings("chaos", target="pancreas")
 

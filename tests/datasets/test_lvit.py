@@ -60,7 +60,9 @@ def test_each_picture_has_its_text_and_its_mask(tmp_path: Path, name: str, shape
     assert prepared.texts == ALL
     assert [row["split"] for row in prepared.index] == ["train", "train", "val", "test", "test"]
     assert prepared.images.shape == (5, 3 if shape.get("colour", True) else 1, 8, 8)
-    assert [np.flatnonzero(mask.any(axis=1)).tolist() for mask in prepared.masks()] == [[i] for i in range(5)]
+    assert [np.flatnonzero(mask.any(axis=1)).tolist() for mask in prepared.open_masks()] == [
+        [i] for i in range(5)
+    ]
     assert summary.failed == summary.warnings == () and summary.drawn is None
     assert "images with text: 2 of 2 in train, 1 of 1 in val, 2 of 2 in test" in str(summary)
     assert json.loads((prepared.path / "settings.json").read_text())["origin"]["dataset"] == name

@@ -93,7 +93,7 @@ def test_by_name_as_by_hand(tmp_path: Path, name: str, supervised: bool) -> None
     assert one.fingerprint == two.fingerprint and two.failed == () == two.warnings
     first, second = Prepared.open(tmp_path / "hand"), Prepared.open(tmp_path / "name")
     assert np.array_equal(first.images, second.images) and not (tmp_path / "name" / "tables").exists()
-    assert not supervised or np.array_equal(first.masks(), second.masks())
+    assert not supervised or np.array_equal(first.open_masks(), second.open_masks())
 
 
 def test_another_organ(tmp_path: Path) -> None:
@@ -102,7 +102,7 @@ def test_another_organ(tmp_path: Path) -> None:
     tagmask.prepare(folder, tmp_path / "out", dataset=liver, supervised=True)
     prepared = Prepared.open(tmp_path / "out")
     assert prepared.tag == "liver"
-    assert prepared.masks().any(axis=(1, 2)).tolist() == [bool(label) for label in prepared.labels]
+    assert prepared.open_masks().any(axis=(1, 2)).tolist() == [bool(label) for label in prepared.labels]
 
 
 def test_a_preset_of_slices_comes_before_the_sets_own(tmp_path: Path) -> None:

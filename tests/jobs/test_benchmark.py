@@ -15,8 +15,8 @@ from scipy import stats
 
 import tagmask
 from tagmask.cli import main
-from tagmask.errors import ConfigError, ResourceError
-from tagmask.io import read_mask
+from tagmask.errors import ConfigError, ResourceError, RunError
+from tagmask.io import alone_in, read_mask
 from tagmask.jobs import benchmark as module
 from tagmask.jobs.benchmark import BenchmarkResult, benchmark
 from tagmask.jobs.evaluate import combine
@@ -298,6 +298,21 @@ def test_a_cell_that_leaves_out_an_image_fails(world: Path, made: Made) -> None:
     assert "No cell is finished." in result.table
 
 
+def test_a_cell_that_lost_a_mask_fails(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder,) = (world.parent / "out" / "cells").glob("Clear-toy-seed0-*")
+    for mask in folder.glob("*/masks/test1_1.*"):
+        mask.unlink()
+    result = again(world, only=["Clear"], overrides=["data.toy.min_area_frac=0.001"])  # evaluated anew
+    assert "1 cases could not be evaluated; the first: test1_1: its mask is gone." in "".join(
+        result.failed.values()
+    )
+
+
+def test_two_do_not_work_in_one_folder(world: Path) -> None:
+    with alone_in(world.parent / "out"), pytest.raises(RunError, match="in use by another process"):
+        again(world)
+
+
 def test_a_fold_without_a_positive_slice_fails(world: Path) -> None:
     result = again(world, overrides=["data.toy.min_area_frac=0.9"], only=["Clear"])
     assert "no slice could be evaluated" in result.failed["Clear on toy, seed 0"]
@@ -377,7 +392,7 @@ def test_folds(made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     line = own_numbers(tmp_path / "out")[0]
     assert float(line["mean"]) == pytest.approx(np.mean(values), abs=1e-6)
     assert float(line["sd"]) == pytest.approx(np.std(values, ddof=1), abs=1e-6)
-    assert (line["reads"], line["repeats"]) == ("tags, tags of these slices, val masks", "4")
+    assert (line["reads"], line["repeats"]) == ("tags + val masks, tags of these slices", "4")
     tests = [(n["against"], n["patients"]) for n in own_numbers(tmp_path / "out") if n["patients"]]
     assert set(tests) == {("Hazy", "4")} and "| intensity oracle |" in result.table
     for path in tmp_path.glob("out/cells/Hazy-toy-val-*/evaluation-*/given/summary.json"):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import json
 import math
+import re
+import shutil
 from pathlib import Path
 
 import nibabel as nib
@@ -310,6 +312,44 @@ def test_missing_results_are_listed(world: World, tmp_path: Path) -> None:
     assert found.summary["cases"]["missing"] == ["b"] and found.summary["cases"]["matched"] == 2
     head = (tmp_path / "out" / "summary.md").read_text(encoding="utf-8").partition("## ")[0]
     assert "**1 of 3 cases are not in these numbers**" in head
+
+
+def test_a_segmentation_that_is_not_finished_is_refused(world: World, tmp_path: Path) -> None:
+    manifest = world.results / "manifest.json"
+    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "status": "running"}))
+    with pytest.raises(InputError, match=r"manifest\.json: the segmentation is not finished.*--overwrite"):
+        evaluate(world.results, world.data, out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_no_histogram_of_another_evaluation_stays(world: World, tmp_path: Path) -> None:
+    evaluate(world.results, world.data, out=tmp_path / "out", resamples=20)
+    assert (tmp_path / "out" / "histogram.csv").is_file()
+    shutil.rmtree(world.results / "scores")
+    evaluate(world.results, world.data, out=tmp_path / "out", resamples=20)
+    assert not (tmp_path / "out" / "histogram.csv").exists()
+
+
+def test_a_lesion_that_shows_in_one_modality_alone_is_found_by_its_intensity(
+    world: World, tmp_path: Path
+) -> None:
+    rng = np.random.default_rng(1)
+    for name, truth in world.truth.items():
+        flair, t1 = rng.uniform(0, 3, (2, *truth.shape)).astype(np.float32)
+        flair[2:10, 1:9] += 40
+        flair[truth > 0] += 60
+        t1[2:10, 1:9] += rng.uniform(
+            1000, 5000, (8, 8, 8)
+        )  # a unit of its own, and it does not show the lesion
+        write_volume(world.data / "images" / f"{name}.nii.gz", flair)
+        write_volume(world.data / "t1" / f"{name}.nii.gz", t1)
+    table = (world.data / "labels.csv").read_text()
+    (world.data / "labels.csv").write_text(
+        re.sub(r"images/(.)\.nii\.gz", r"images/\1.nii.gz;t1/\1.nii.gz", table)
+    )
+    found = evaluate(world.results, world.data, out=tmp_path / "out", resamples=20)
+    oracle = next(r for r in found.summary["rows"] if r["row"] == "intensity_oracle")
+    assert oracle["chosen"]["channel"] == 0 and found.value("dice", row="intensity_oracle") > 0.9  # type: ignore[operator]
 
 
 @pytest.mark.parametrize(("shift", "accepted"), [(5e-4, True), (5e-3, False)])

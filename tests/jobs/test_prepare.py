@@ -444,8 +444,8 @@ def test_supervised(tmp_path: Path) -> None:
     mask = np.asarray(nib.load(tmp_path / "masks/train/v0.nii.gz").dataobj) == 2
     soft = split_map(mask, split(study, settings).grid)
     assert ((soft > 0.5) & (soft < 0.9)).any() and ((soft > 0.1) & (soft < 0.5)).any()
-    assert np.array_equal(prepared.masks()[:5], soft >= 0.5)
-    assert prepared.masks().any(axis=(1, 2)).tolist() == [bool(label) for label in prepared.labels]
+    assert np.array_equal(prepared.open_masks()[:5], soft >= 0.5)
+    assert prepared.open_masks().any(axis=(1, 2)).tolist() == [bool(label) for label in prepared.labels]
     assert summary.warnings == () and summary.fingerprint != plain.fingerprint
     record = json.loads((tmp_path / "out" / "fingerprint.json").read_text())
     assert str(tmp_path / "masks/train/v0.nii.gz") in record["sources"]
@@ -510,7 +510,7 @@ def test_a_picture_tagged_0_needs_no_mask(tmp_path: Path) -> None:
             picture(tmp_path / "some" / f"i{i}.png", array=np.full((8, 8), 255, np.uint8))
     summary, prepared = run(tmp_path, rows, supervised=True, masks=tmp_path / "some")
     assert set(tags) == {0, 1} and not summary.failed
-    assert prepared.masks().any(axis=(1, 2)).tolist() == [tag == 1 for tag in tags]
+    assert prepared.open_masks().any(axis=(1, 2)).tolist() == [tag == 1 for tag in tags]
     rows[4] = (*rows[4][:2], "", *rows[4][3:])  # without a tag it does
     summary, _ = run(tmp_path, rows, supervised=True, masks=tmp_path / "some", overwrite=True)
     assert [problem.case for problem in summary.failed] == ["i4"]
@@ -529,11 +529,11 @@ def test_where_masks_are_looked_for(tmp_path: Path) -> None:
     (tmp_path / "elsewhere" / "i5.png").unlink()
     summary, prepared = run(tmp_path, rows, supervised=True, masks=tmp_path / "elsewhere")
     assert [p.case for p in summary.failed] == ["i5"] and "No mask was found" in summary.failed[0].what
-    assert prepared.masks().sum(axis=(1, 2)).tolist() == [9] * 5, (
+    assert prepared.open_masks().sum(axis=(1, 2)).tolist() == [9] * 5, (
         "the folder that was named goes before the column"
     )
     _, prepared = run(tmp_path, rows, supervised=True, overwrite=True)
-    assert prepared.masks().sum(axis=(1, 2)).tolist() == [0, 1, 0, 0], "else the column counts"
+    assert prepared.open_masks().sum(axis=(1, 2)).tolist() == [0, 1, 0, 0], "else the column counts"
     # the layout <split>/labels.csv beside masks/<split>, with another suffix
     data = tmp_path / "data"
     for i in range(2):
@@ -542,7 +542,7 @@ def test_where_masks_are_looked_for(tmp_path: Path) -> None:
     write(data / "train" / "labels.csv", [(f"v{i}", f"images/v{i}.nii", i) for i in range(2)])
     for name, table in (("a", data), ("b", data / "train" / "labels.csv")):
         prepare(table, tmp_path / name, settings=K, supervised=True)
-        assert Prepared.open(tmp_path / name).masks().any(axis=(1, 2)).all()
+        assert Prepared.open(tmp_path / name).open_masks().any(axis=(1, 2)).all()
 
 
 def test_masks_that_do_not_fit(tmp_path: Path) -> None:

@@ -146,7 +146,7 @@ def test_all_train_pictures_teach_a_denoiser_and_no_other_is_touched(
         return prepared
 
     monkeypatch.setattr(Prepared, "open", watched)
-    monkeypatch.setattr(Prepared, "masks", fail)
+    monkeypatch.setattr(Prepared, "open_masks", fail)
     learn(tmp_path / "a", masked, "data.shots=3", only="denoiser")
     assert seen == set(data.split_indices("train").tolist())
 
@@ -193,6 +193,28 @@ def test_the_best_weights_on_the_val_masks_are_kept_and_the_run_says_so(masked: 
     assert same(network, state(plain.path))  # looking does not disturb
     with pytest.raises(RunError, match="select_every"):
         learn(tmp_path / "b", masked, *changes, "train.segmenter.select_every=5")
+
+
+def test_a_network_trained_in_addition_does_not_hide_what_the_first_has_read(
+    masked: Path, tmp_path: Path
+) -> None:
+    run = learn(tmp_path / "run", masked, "train.segmenter.select_every=2")
+    assert run.reads("unet") == "train masks + val masks"
+    table = "[cnn]\nsize = 16\nwidths = [8, 16]\nblocks = [1, 1]\n[train.cnn]\nsteps = 2\nbatch = 4\n"
+    other = tmp_path / "other.toml"
+    other.write_text(f'[data]\nprepared = "{masked}"\n{table}', encoding="utf-8")
+    run = train(other, out=run.path)
+    assert run.weights_path("cnn").is_file() and run.reads("unet") == "train masks + val masks"
+    assert run.experiment.train.segmenter.select_every == 2
+    with pytest.raises(RunError, match="select_every"):
+        learn(tmp_path / "run", masked)  # nor can it be trained on in another way
+
+
+def test_fewer_steps_than_were_learnt_are_refused(masked: Path, tmp_path: Path) -> None:
+    learn(tmp_path / "run", masked)
+    with pytest.raises(RunError, match=r"train\.segmenter\.steps = 6, but the experiment now says 4"):
+        learn(tmp_path / "run", masked, "train.segmenter.steps=4")
+    assert "steps = 6" in (tmp_path / "run" / "experiment.toml").read_text(encoding="utf-8")
 
 
 def test_val_masks_are_opened_for_selection_alone(masked: Path, tmp_path: Path) -> None:

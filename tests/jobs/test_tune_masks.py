@@ -68,7 +68,7 @@ def test_settings_and_threshold_of_the_highest_dice_are_chosen(
     rows = data.split_indices("val")
     batch = data.batch(rows)
     plain = next(c for c in result.candidates if (c["noise_level"], c["mask.median"]) == (100, 1))
-    truth = np.asarray(data.masks()[rows])
+    truth = np.asarray(data.open_masks()[rows])
     expected = best_threshold(batch.image, batch.image, truth, MaskSettings(), [-0.4, 0.2, 0.9])
     assert plain["dice"] == pytest.approx(expected.dice, abs=1e-6) and plain["mask.value"] == expected.value
     assert (
@@ -167,7 +167,7 @@ def test_rules_of_shares_are_tried_beside_a_fixed_threshold(
         for share in (0.05, 0.5, 0.95):
             mask = replace(Run.open(run).experiment.mask_of("cdm"), rule=rule, value=share)  # type: ignore[arg-type]
             found = binarise(batch.image, batch.image, mask).mask[:, 0].numpy()
-            truth = np.asarray(data.masks()[rows]) > 0
+            truth = np.asarray(data.open_masks()[rows]) > 0
             sums = found.sum(axis=(1, 2)) + truth.sum(axis=(1, 2))
             dices = (2 * (found & truth).sum(axis=(1, 2)) + 1e-5) / (sums + 1e-5)
             scores[rule, share] = float(dices.mean())

@@ -45,7 +45,7 @@ def test_of_equal_looks_the_earlier_is_kept(masked: Path) -> None:
 def test_a_look_is_the_mean_dice_of_the_val_slices(masked: Path) -> None:
     data = Prepared.open(masked)
     rows = data.split_indices("val")
-    pred, truth = data.images[rows, 0] > -0.2, np.asarray(data.masks()[rows]) > 0
+    pred, truth = data.images[rows, 0] > -0.2, np.asarray(data.open_masks()[rows]) > 0
     both, one, other = ((a & b).sum((1, 2)) for a, b in ((pred, truth), (pred, ~truth), (~pred, truth)))
     for batch in (1, 3, 100):
         (found,) = looked(Selection(data, batch), -0.2)

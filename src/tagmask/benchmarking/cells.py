@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -172,6 +172,8 @@ def plan_cell(bench: Bench, row: RowPlan, fold: Fold, seed: int, home: Path, dra
         "seed": seed,
         "inputs": fold.inputs_digest,
     }
+    if run.val_masks:
+        identity["val_masks"] = True  # the masks' manifest says so
     if any(reads_text(getattr(experiment, need)) for need in needs):
         # Which encoder it is, the weights say.
         identity["text"] = [plain(experiment.text), [case.text for case in fold.cases]]
@@ -195,7 +197,8 @@ def _open(row: RowPlan, fold: Fold, draw: str) -> Run:
         file = row.path(row.tuned, fold.data, fold.fold, draw)
         build(_Tuned, read_toml(file), where=file)
         chosen = _assignments(read_toml(file))
-    return Run.open(path, overrides=[*chosen, *row.set], snapshot=row.snapshot, tuned=row.tuned == "tags")
+    run = Run.open(path, overrides=[*chosen, *row.set], snapshot=row.snapshot, tuned=row.tuned == "tags")
+    return replace(run, val_masks=row.tuned not in ("none", "tags"))
 
 
 def _refuse_other_settings(row: RowPlan, fold: Fold, draw: str, path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import product
 
 import numpy as np
@@ -96,8 +96,6 @@ def _own(plan: Bench, cells: Sequence[Cell]) -> _Row:
     """Gather one row of the benchmark file."""
     row, data = cells[0].row, cells[0].fold.data
     numbers = read_row([_repeat(plan, cell) for cell in cells], "method", plan.protocol)
-    if row.tuned not in ("none", "tags"):
-        numbers = replace(numbers, reads=f"{numbers.reads}, val masks")
     seeds = plan.protocol.seeds if row.seeds is None else row.seeds
     records = [record for cell in cells if (record := cell.segmented) is not None]
     costs = {}

@@ -9,12 +9,18 @@ from tagmask.benchmarking.bench import Taught
 from tagmask.benchmarking.rows import RowPlan
 from tagmask.config import build, read_toml
 from tagmask.data.prepared import Prepared
-from tagmask.errors import RunError
 from tagmask.experiment import Experiment, load_experiment, overridden
 from tagmask.frozen_parts import refuse_other_parts
 from tagmask.methods import METHODS, settings_of
 from tagmask.networks.kinds import NETWORKS
-from tagmask.resume import has_learnt, refuse_difference, refuse_other_data, refuse_other_shots, shots_of
+from tagmask.resume import (
+    continued,
+    has_learnt,
+    refuse_other_data,
+    refuse_other_shots,
+    shots_of,
+    steps_learnt,
+)
 from tagmask.runs import Run
 
 __all__ = ["Training", "training_of", "training_of_taught"]
@@ -65,7 +71,7 @@ class Training:
         if not (self.run / "experiment.toml").is_file() or not has_learnt(self.run):
             return names
         begun = Run.open(self.run, tuned=False)
-        refuse_difference(self.run, begun.experiment, experiment)
+        continued(self.run, begun.experiment, experiment)
         folder = experiment.data.prepared
         if (folder / "settings.json").is_file():
             prepared = Prepared.open(folder)
@@ -75,20 +81,10 @@ class Training:
 
     def _taught(self, begun: Run, name: str, experiment: Experiment) -> bool:
         """Whether a network has learnt for as many steps as it should; more of them are refused."""
-        wanted = getattr(experiment.train, name).steps
-        states = sorted((self.run / "checkpoints").glob(f"{name}-*.safetensors"))
-        numbers = [int(path.stem.rpartition("-")[2]) for path in states]
-        steps = max(numbers, default=getattr(begun.experiment.train, name).steps)
         if not (learnt := begun.weights_path(name)).is_file():
             return False
         refuse_other_parts(learnt, experiment, name=name)
-        if steps > wanted:
-            raise RunError(
-                f"was trained with train.{name}.steps = {steps}, but the experiment now says {wanted}.",
-                where=self.run,
-                repair="Give another run folder, or restore the setting.",
-            )
-        return bool(steps == wanted)
+        return bool(steps_learnt(self.run, name, begun.experiment) == getattr(experiment.train, name).steps)
 
 
 def training_of(row: RowPlan, data: str, fold: str, draw: str) -> Training | None:

@@ -178,7 +178,7 @@ class Prepared:
         """Give the places (n,) int64 in `images` and `labels` of one split, rising."""
         return np.array([row["row"] for row in self.rows(split)], dtype=np.int64)
 
-    def masks(self) -> np.ndarray:
+    def open_masks(self) -> np.ndarray:
         """Open the masks, (N, S, S) uint8 of 0 and 1, in the order of `images`.
 
         Raises

@@ -18,7 +18,7 @@ from tagmask.data.table import Case
 from tagmask.errors import ConfigError, TagmaskError
 from tagmask.grids import Grid, Plane, plan
 from tagmask.io import check_grid, read_header, read_study
-from tagmask.thresholds import BODY
+from tagmask.thresholds import body, on_one_scale
 from tagmask.types import Study
 
 __all__ = ["TagSettings", "tag_slices"]
@@ -147,6 +147,5 @@ def _wholes(case: Case, settings: TagSettings, grid: Grid) -> np.ndarray:
     """Give the (D,) number of pixels that a share is of."""
     if settings.area_of == "slice":
         return np.full(grid.depth, grid.shape[grid.rows] * grid.shape[grid.cols])
-    image = read_study(case.images, id=case.id).image
-    low, high = image.min(), image.max()
-    return _areas((image.mean(axis=0) - low) / max(high - low, np.float32(1e-30)) > BODY, grid)
+    study = read_study(case.images, id=case.id)
+    return _areas(body(on_one_scale(study.image, study.kind)), grid)

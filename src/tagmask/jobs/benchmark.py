@@ -28,11 +28,13 @@ from tagmask.benchmarking.tables import write_tables
 from tagmask.benchmarking.trainings import Training, training_of
 from tagmask.config import plain
 from tagmask.errors import ConfigError, InputError, RunError, TagmaskError
+from tagmask.io import alone_in
 from tagmask.jobs.evaluate import evaluate
 from tagmask.jobs.segment import SegmentResult, segment
 from tagmask.jobs.train import Progress, train
 from tagmask.machine import device_of, environment
 from tagmask.prediction_cache import PredictionCache, Variant, lend
+from tagmask.scoring.results import open_results
 
 __all__ = ["BenchmarkResult", "benchmark"]
 
@@ -119,6 +121,8 @@ def benchmark(
     ------
     ConfigError
         The benchmark file, a row of `only`, or the device.
+    RunError
+        Another benchmark is at work in the folder.
     """
     out, file = Path(out), Path(bench)
     plan, device = load_bench(file, overrides), device_of(device)
@@ -128,20 +132,21 @@ def benchmark(
             raise ConfigError(f"there is no row {name!r}.", where=file, repair=f"Rows: {', '.join(names)}.")
     wanted = {name for name, row in names.items() if not only or {name, row.line} & set(only)}
     failed: dict[str, str] = {}
-    folds = open_folds(plan, partial(_fail, failed))
-    trained = _train(plan, wanted, folds, failed, training)
-    cells = list(_plan(plan, wanted, folds, out / "cells", failed))
-    done, skipped = [], []
-    for count, cell in enumerate(cells, 1):
-        if cell.evaluated and cell.segmented:
-            skipped.append(cell.title)
-        elif cell.row.name in wanted:
-            try:
-                _make(cell, device, batch)
-                done.append(cell.title)
-            except Exception as error:
-                _fail(failed, cell.title, error)
-        report(count, len(cells))
+    done, skipped = list[str](), list[str]()
+    with alone_in(out):
+        folds = open_folds(plan, partial(_fail, failed))
+        trained = _train(plan, wanted, folds, failed, training)
+        cells = list(_plan(plan, wanted, folds, out / "cells", failed))
+        for count, cell in enumerate(cells, 1):
+            if cell.evaluated and cell.segmented:
+                skipped.append(cell.title)
+            elif cell.row.name in wanted:
+                try:
+                    _make(cell, device, batch)
+                    done.append(cell.title)
+                except Exception as error:
+                    _fail(failed, cell.title, error)
+            report(count, len(cells))
     finished = [cell for cell in cells if cell.evaluated and cell.segmented]
     tables = [table for name in plan.data if (table := gather(plan, name, finished)) is not None]
     record: dict[str, Any] = {
@@ -241,6 +246,11 @@ def _make(cell: Cell, device: str, batch: int | None) -> None:
             settings=cell.fold.settings,
         )
         _refuse_failures(dict(found.failed), "evaluated")
+        inputs = open_results(cell.folder / mode).manifest.get("inputs", {})
+        lost = dict.fromkeys(
+            sorted(set(inputs) & set(found.summary["cases"]["missing"])), "its mask is gone."
+        )
+        _refuse_failures(lost, "evaluated")
         if not found.summary["slices"]["positives"]:
             raise InputError(
                 f"none of the {found.summary['slices']['evaluated']} slices of {cell.fold.title} is positive.",

@@ -1,6 +1,6 @@
 """Masks and score maps against the truth, always beside the rows that know next to nothing.
 
-This job and `prepare` are the only ones that open a mask of the truth. One case is held in memory at a time.
+This job and `prepare` are the only ones that open files of masks. One case is held in memory at a time.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ from tagmask.scoring.truth import (
     slice_info,
     truth_cases,
 )
+from tagmask.thresholds import on_one_scale
 from tagmask.types import Study
 
 __all__ = ["EvaluateSettings", "Evaluation", "combine", "evaluate"]
@@ -103,14 +104,13 @@ class _Reader:
         return found.array, scores
 
     def _image(self, case: TruthCase, study: Study) -> np.ndarray | None:
-        """Source image between 0 and 1."""
+        """Source image, its channels on one scale."""
         paths = self.images.get(case.id)
         if not paths:
             return None
         source = read_study(paths, id=case.id)
         _check_grid(paths[0], "image", source.shape, source.affine, study)
-        low, high = source.image.min(), source.image.max()
-        return np.asarray((source.image - low) / max(high - low, np.float32(1e-30)), dtype=np.float32)
+        return on_one_scale(source.image, source.kind)
 
 
 def _check_grid(

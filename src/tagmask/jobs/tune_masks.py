@@ -127,7 +127,7 @@ def tune_masks(
     rows = data.split_indices(split)
     if limit is not None and len(rows) > limit:
         rows = np.sort(np.random.default_rng(seed).choice(rows, limit, replace=False))
-    image, truth = data.batch(rows).image, np.asarray(data.masks()[rows])
+    image, truth = data.batch(rows).image, np.asarray(data.open_masks()[rows])
 
     axes = dict(grid or {})
     thresholds = axes.pop("mask.value", None)

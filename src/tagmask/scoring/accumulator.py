@@ -23,7 +23,7 @@ from tagmask.scoring.protocol import EvaluateSettings
 from tagmask.scoring.regions import region_rms
 from tagmask.scoring.scoreboard import FLAT, flat, markdown, write_numbers
 from tagmask.scoring.truth import SliceInfo
-from tagmask.thresholds import BODY
+from tagmask.thresholds import body
 
 __all__ = ["SUBSETS", "Accumulator"]
 
@@ -116,7 +116,7 @@ class Accumulator:
         """Body of a case (I, J, K) bool; None without an image, if the settings can do without."""
         p = self.settings
         if case.image is not None:
-            return np.asarray(case.image.mean(axis=0) > BODY, dtype=bool)
+            return body(case.image)
         if p.ap_over == "body" or (p.area_of == "body" and p.min_area_frac):
             raise ConfigError(
                 f"{case.study.id} has no source image to take the body from.",

@@ -47,8 +47,8 @@ class LoadedCase:
         The file's axis that counts slices.
     truth, mask : (I, J, K) bool
     scores : (I, J, K) float32, optional
-    image : (C, I, J, K) float32 in [0, 1], optional
-        The source, scaled by its minimum and maximum.
+    image : (C, I, J, K) float32, optional
+        The source, its channels on one scale (`tagmask.thresholds.on_one_scale`).
     info
         What tables say of each slice; None for a slice that they do not list.
     positions : (D,) float
@@ -198,6 +198,7 @@ def _intensity_row(key: str, title: str, reads: str, found: IntensitySearch) -> 
         "fraction": rule.fraction,
         "shave_px": rule.shave,
         "dark": rule.dark,
+        "channel": "mean" if rule.channel is None else rule.channel,
         "dice_where_chosen": value,
         "slices": found.slices,
     }
@@ -212,7 +213,7 @@ def mean_mask_rows(prepared: Prepared) -> list[Row]:
     InputError
         The folder was not prepared supervised, or has no train split.
     """
-    masks, index = prepared.masks(), _train(prepared)
+    masks, index = prepared.open_masks(), _train(prepared)
     masks, positions = np.asarray(masks[index]), np.nan_to_num(prepared.positions[index], nan=0.5)
     rows = []
     for key, title, bins in (

@@ -6,6 +6,7 @@ Each says what it read. None of them sees a network.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 from scipy import ndimage
@@ -33,11 +34,14 @@ class IntensityRule:
         Pixels taken off the rim of the foreground first.
     dark
         Mark the darkest: nuclei on H&E, lungs on a radiograph.
+    channel
+        Whose intensity counts: a lesion may show in one modality alone. None: their mean.
     """
 
     fraction: float
     shave: int
     dark: bool = False
+    channel: int | None = None
 
     def apply(self, picture: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Mark one slice.
@@ -45,7 +49,7 @@ class IntensityRule:
         Parameters
         ----------
         picture : (C, H, W) float
-            Channels are averaged.
+            Channels on one scale.
 
         Returns
         -------
@@ -53,7 +57,7 @@ class IntensityRule:
         score : (H, W) float32
             The intensity, or what is left to the brightest, and its minimum outside the foreground.
         """
-        grey = _sought(picture, self.dark)
+        grey = _sought(picture, self.dark, self.channel)
         inside = _shaved(head_foreground(picture), (self.shave,))[0]
         score = np.where(inside, grey, grey.min()).astype(np.float32)
         mask = np.zeros(grey.shape, dtype=bool)
@@ -67,7 +71,7 @@ class IntensitySearch:
     """Find the `IntensityRule` of the best mean Dice over slices. It reads masks: say so beside the number."""
 
     def __init__(self) -> None:
-        self._sum = np.zeros((2, len(SHAVES), len(FRACTIONS)))
+        self._sums: dict[tuple[int | None, bool], np.ndarray] = {}
         self.slices = 0
 
     def add(self, picture: np.ndarray, truth: np.ndarray) -> None:
@@ -78,25 +82,33 @@ class IntensitySearch:
         picture : (C, H, W) float
         truth : (H, W) bool
         """
-        true = int(truth.sum())
-        for i, inside in enumerate(_shaved(head_foreground(picture), SHAVES)):
-            for dark in (False, True):
-                order = np.argsort(-_sought(picture, dark)[inside], kind="stable")
+        true, head = int(truth.sum()), _shaved(head_foreground(picture), SHAVES)
+        channels = (None, *(range(len(picture)) if len(picture) > 1 else ()))
+        for sought in product(channels, (False, True)):
+            grey = _sought(picture, dark=sought[1], channel=sought[0])
+            total = self._sums.setdefault(sought, np.zeros((len(SHAVES), len(FRACTIONS))))
+            for i, inside in enumerate(head):
+                order = np.argsort(-grey[inside], kind="stable")
                 hits = np.concatenate([[0], np.cumsum(truth[inside][order])])
                 size = np.array([_share(f, len(hits) - 1) for f in FRACTIONS])
-                self._sum[int(dark), i] += (2 * hits[size] + SMOOTHING) / (size + true + SMOOTHING)
+                total[i] += (2 * hits[size] + SMOOTHING) / (size + true + SMOOTHING)
         self.slices += 1
 
     def best(self) -> tuple[IntensityRule, float]:
         """Give the best rule and its mean Dice."""
-        dark, i, j = np.unravel_index(int(np.argmax(self._sum)), self._sum.shape)
-        rule = IntensityRule(FRACTIONS[j], SHAVES[i], bool(dark))
-        return rule, float(self._sum[dark, i, j] / max(self.slices, 1))
+        (channel, dark), total = max(self._sums.items(), key=lambda item: float(item[1].max()))
+        i, j = np.unravel_index(int(np.argmax(total)), total.shape)
+        rule = IntensityRule(FRACTIONS[j], SHAVES[i], dark, channel)
+        return rule, float(total[i, j] / self.slices)
 
 
-def _sought(picture: np.ndarray, dark: bool) -> np.ndarray:
-    """Mean of the channels (H, W) float64, turned over where the dark is sought."""
-    grey = picture.mean(axis=0, dtype=np.float64)
+def _sought(picture: np.ndarray, dark: bool, channel: int | None) -> np.ndarray:
+    """Give a channel, or the mean of all, (H, W) float64, turned over where the dark is sought.
+
+    A picture without that channel, grey among coloured ones, gives what it has.
+    """
+    chosen = picture if channel is None or channel >= len(picture) else picture[channel : channel + 1]
+    grey = chosen.mean(axis=0, dtype=np.float64)
     return np.asarray(grey.max() - grey if dark else grey)
 
 

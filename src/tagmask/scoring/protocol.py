@@ -9,7 +9,7 @@ from tagmask.errors import ConfigError
 
 __all__ = ["VERSION", "EvaluateSettings"]
 
-VERSION = 3
+VERSION = 4
 """Of the numbers: to be raised with every change that moves one, so that benchmarks evaluate again."""
 
 
@@ -31,7 +31,8 @@ class EvaluateSettings:
         Slices whose target covers less than this share of the slice are dropped (0.05 in the papers' CHAOS
         protocol). Slices without target go too.
     area_of
-        What the share is of: "slice", or "body", the pixels above 2.5 % of the case's grey range.
+        What the share is of: "slice", or "body", the pixels above 2.5 % of the case's grey range
+        (`tagmask.thresholds.on_one_scale`).
     empty_hd
         See `metrics.hd95`.
     ap_over

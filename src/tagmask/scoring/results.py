@@ -90,7 +90,7 @@ def open_results(folder: Path) -> Results:
     Raises
     ------
     InputError
-        No folder, no masks in it, or a manifest that is no JSON.
+        No folder, no masks in it, a manifest that is no JSON, or a segmentation that is not finished.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -112,6 +112,12 @@ def open_results(folder: Path) -> Results:
             raise InputError(
                 f"it cannot be read: {error}.", where=folder / "manifest.json", repair="Segment again."
             ) from error
+    if manifest.get("status", "finished") != "finished":
+        raise InputError(
+            "the segmentation is not finished: masks are missing, and what they read is not written down yet.",
+            where=folder / "manifest.json",
+            repair="Wait for it, or run tagmask segment again, with --overwrite.",
+        )
     return Results(folder, masks, scores, manifest, _slices(folder / "slices.csv"))
 
 

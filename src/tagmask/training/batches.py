@@ -124,7 +124,7 @@ class TrainingBatches:
                 where=prepared.path,
                 repair="Tag them, or leave them out of the table, and prepare it again.",
             )
-        self.masks = prepared.masks() if masks else None
+        self.masks = prepared.open_masks() if masks else None
         self.sentences, self.kept = sentences, kept if settings.augment.dihedral_alone else None
         self.sampler = Sampler(
             self.labels, settings.batch, settings.balance and found == {0, 1}, settings.seed

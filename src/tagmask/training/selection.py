@@ -64,7 +64,7 @@ class Selection:
                 where=self.prepared.path,
                 repair="Prepare data with validation patients, or leave select_every out.",
             )
-        self.masks = self.prepared.masks()
+        self.masks = self.prepared.open_masks()
 
     @property
     def chosen(self) -> tuple[int, float]:
