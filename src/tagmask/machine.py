@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import platform
+import subprocess
 import sys
+from functools import cache
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -36,7 +39,7 @@ def device_of(name: str) -> str:
 
 
 def environment() -> dict[str, Any]:
-    """Versions, machine and command, for manifests."""
+    """Versions, machine, command and, in a checkout, the commit, for manifests."""
     names = (
         "torch",
         "numpy",
@@ -52,8 +55,23 @@ def environment() -> dict[str, Any]:
         "platform": platform.platform(),
         "cores": os.cpu_count(),
         "versions": {"tagmask": __version__} | {name: _version(name) for name in names},
+        "commit": _commit(),
         "command": sys.argv,
     }
+
+
+@cache
+def _commit() -> str | None:
+    """Say which commit this is, "-dirty" where files were changed; None for a package that lies in no checkout."""
+    root = Path(__file__).resolve().parents[2]
+    if not (root / ".git").exists():
+        return None
+    command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    try:
+        found = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return found.stdout.strip()
 
 
 def _version(name: str) -> str | None:

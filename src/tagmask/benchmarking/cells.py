@@ -34,6 +34,7 @@ from tagmask.methods import settings_of
 from tagmask.networks.kinds import reads_text
 from tagmask.runs import Run
 from tagmask.scoring.protocol import VERSION
+from tagmask.segmenting import VERSION as MASKS_VERSION
 
 __all__ = ["Cell", "plan_cell"]
 
@@ -160,6 +161,7 @@ def plan_cell(bench: Bench, row: RowPlan, fold: Fold, seed: int, home: Path, dra
     experiment = run.experiment
     modes = tuple(dict.fromkeys(row.tags_of(setup) for setup in bench.protocol.setups))
     identity: dict[str, Any] = {
+        "version": MASKS_VERSION,
         "method": row.method,
         "settings": plain(settings_of(row.method, experiment.settings_table(row.method))),
         "mask": plain(experiment.mask_of(row.method)),

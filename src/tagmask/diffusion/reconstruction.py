@@ -25,13 +25,11 @@ def check_ladder(noise_level: int, stride: int, modalities: tuple[int, ...] | No
         raise ConfigError(
             f"noise_level = {noise_level} and stride = {stride}, but 1 <= stride <= noise_level must hold: "
             "the walk takes every stride-th step up to the noise level.",
-            where="[method]",
         )
     listed = (0,) if modalities is None else modalities
     if not listed or min(listed) < 0 or len(set(listed)) < len(listed):
         raise ConfigError(
             f"modalities = {list(listed)}, but they are channels, each once, counted from 0.",
-            where="[method]",
             repair="Leave it out to compare all channels.",
         )
 
@@ -47,7 +45,6 @@ def check_level(noise_level: int, schedule: NoiseSchedule) -> None:
     if noise_level > schedule.steps:
         raise ConfigError(
             f"the walk goes to step {noise_level}, but the network was trained with {schedule.steps} steps.",
-            where="[method]",
             repair="Choose a lower noise_level.",
         )
 
@@ -76,7 +73,6 @@ def pick(x: Tensor, modalities: tuple[int, ...] | None) -> Tensor:
     if max(modalities) >= x.shape[1]:
         raise ConfigError(
             f"modalities = {list(modalities)}, but the images have {x.shape[1]} channels.",
-            where="[method]",
             repair=f"Use 0 to {x.shape[1] - 1}.",
         )
     return x[:, list(modalities)]

@@ -86,12 +86,12 @@ class AnoFPDM:
 
     def conclude(self, passage: Passage, batch: Batch) -> Prediction:
         """Give the prediction that follows from a passage of `sweep` through this batch."""
-        s, similarity = self.settings, passage.similarity
+        s, device, similarity = self.settings, passage.maps.device, passage.similarity
         return Prediction(
             score_map=passage.maps.mean(dim=1, keepdim=True),
             threshold=None if s.m_max is None else self._threshold(passage, batch),
-            score=(1 - similarity).float(),
-            present=None if s.healthy_threshold is None else similarity <= s.healthy_threshold,
+            score=(1 - similarity).float().to(device),
+            present=None if s.healthy_threshold is None else (similarity <= s.healthy_threshold).to(device),
         )
 
     def _threshold(self, passage: Passage, batch: Batch) -> Tensor:

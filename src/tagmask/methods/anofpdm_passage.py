@@ -72,8 +72,9 @@ class Passage:
 
     @property
     def similarity(self) -> Tensor:
-        """Cosine of the two curves of errors (Eq. 18), in [0, 1]; 1 where both are zero: (B,) float64."""
-        u, v = self.mse_h.double().mean(dim=2), self.mse_0.double().mean(dim=2)
+        """Cosine of the two curves of errors (Eq. 18), in [0, 1]; 1 where both are zero: (B,) float64, on the CPU."""
+        # In double precision, which not every accelerator has.
+        u, v = (mse.cpu().double().mean(dim=2) for mse in (self.mse_h, self.mse_0))
         norms = u.norm(dim=1) * v.norm(dim=1)
         cosine = ((u * v).sum(dim=1) / norms).clamp(0, 1)
         return torch.where(norms == 0, (u == v).all(dim=1).double(), cosine)

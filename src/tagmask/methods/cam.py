@@ -72,13 +72,10 @@ class CAMSettings:
             raise ConfigError(
                 f"step = {self.step} and network = {self.network!r}, but a step is at least 0, and a cnn knows "
                 "clean images alone.",
-                where="[method]",
                 repair='Use step = 0, or network = "classifier".',
             )
         if self.batch < 1:
-            raise ConfigError(
-                f"batch = {self.batch}, but it must be at least 1.", where="[method]", repair="Use 64."
-            )
+            raise ConfigError(f"batch = {self.batch}, but it must be at least 1.", repair="Use 64.")
 
 
 @dataclass(frozen=True)
@@ -107,7 +104,6 @@ class CAM:
         if self.settings.step > self.schedule.steps:
             raise ConfigError(
                 f"step = {self.settings.step}, but the network was trained with {self.schedule.steps} steps.",
-                where="[method]",
                 repair="Use 0, the clean slice.",
             )
 

@@ -73,20 +73,17 @@ class CDMSettings:
             raise ConfigError(
                 f"stages = {self.stages} and noise_level = {self.noise_level}, but 0 < stages <= noise_level "
                 "must hold: the walk goes back from the noise level, one step a stage.",
-                where="[method]",
             )
         if not 0 <= self.share_of_f1 < 1:
             same, bounds = (1, "0 <= tau < 1") if self.tau_convention == "code" else (0, "0 < tau <= 1")
             raise ConfigError(
                 f"tau = {self.tau}, but {bounds} must hold: at {same} both walks have the same condition.",
-                where="[method]",
                 repair='The paper uses 0.95 with tau_convention = "code".',
             )
         if self.scale < 0 or self.draws < 1 or self.offset not in (0, 1):
             raise ConfigError(
                 f"scale = {self.scale}, draws = {self.draws}, offset = {self.offset}, but scale >= 0, "
                 "draws >= 1 and offset 0 or 1 must hold.",
-                where="[method]",
             )
 
     @property
@@ -120,7 +117,6 @@ class CDM:
             raise ConfigError(
                 f"noise_level = {self.settings.noise_level}, but the network was trained with "
                 f"{self.schedule.steps} steps.",
-                where="[method]",
                 repair=f"Choose a noise level of at most {self.schedule.steps - self.settings.offset}.",
             )
 

@@ -72,7 +72,6 @@ class CGDiffSettings:
         if self.scale < 0:
             raise ConfigError(
                 f"scale = {self.scale}, but scale >= 0 must hold: below 0 guides towards the target.",
-                where="[method]",
                 repair="The paper uses 100.",
             )
 

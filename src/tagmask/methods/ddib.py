@@ -71,17 +71,15 @@ class DDIBSettings:
         if self.weight < -1:
             raise ConfigError(
                 f"weight = {self.weight}, but weight >= -1 must hold: below it guides towards the target.",
-                where="[method]",
                 repair="Published values are 1.1 to 2.",
             )
         if self.dynamic_clip is not None and not 0 < self.dynamic_clip <= 1:
             raise ConfigError(
                 f"dynamic_clip = {self.dynamic_clip}, but it is a quantile in (0, 1].",
-                where="[method]",
                 repair="The published value is 0.99; leave it out for a fixed clip.",
             )
         if self.offset not in (0, 1):
-            raise ConfigError(f"offset = {self.offset}, but it is 0 or 1.", where="[method]")
+            raise ConfigError(f"offset = {self.offset}, but it is 0 or 1.")
 
 
 @dataclass(frozen=True)
