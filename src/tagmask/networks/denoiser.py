@@ -29,7 +29,7 @@ __all__ = ["Denoiser", "DenoiserSettings"]
 
 _EMBEDDING_SPREAD = 0.2
 _TOGETHER = 4 * 2**20
-"""Bytes of an image's largest activation; beyond, a CPU loses by a batch (docs/evidence.md, Speed)."""
+"""Bytes of an image's largest activation; beyond, a CPU loses by a batch (docs/evidence/speed.md)."""
 
 
 class Denoiser(nn.Module):
