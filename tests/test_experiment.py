@@ -19,7 +19,6 @@ from tagmask.networks.head import HeadSettings
 from tagmask.networks.kinds import NETWORKS
 from tagmask.networks.segmenter import Segmenter
 from tagmask.train_settings import TrainPlan, TrainSettings
-from tagmask.training.optimiser import learning_rate
 from tests import toys
 
 ROOT = Path(__file__).parents[1]
@@ -135,14 +134,6 @@ def test_every_network_has_its_tables() -> None:
             f"{kind.settings.__name__} | None"
             == {f.name: f.type for f in dataclasses.fields(Experiment)}[name]
         )
-
-
-def test_an_older_decay_is_a_cosine() -> None:
-    old = TrainSettings(decay=True, steps=10)
-    assert [learning_rate(old, step) for step in (1, 5, 10)] == [
-        learning_rate(TrainSettings(schedule="cosine", steps=10), step) for step in (1, 5, 10)
-    ]
-    assert load_experiment(ROOT / "demo" / "run" / "experiment.toml").train.denoiser.decay
 
 
 def test_a_table_that_is_absent_is_a_network_that_is_not_trained() -> None:

@@ -154,7 +154,7 @@ def _identity(experiment: Experiment, networks: list[str]) -> dict[str, Any]:
     for name in networks:
         table[f"train.{name}"] = settings = everything["train"][name]
         # Where the rate falls towards the last step, the length is part of the training.
-        falls = settings["decay"] or settings["schedule"] in ("cosine", "poly")
+        falls = settings["schedule"] in ("cosine", "poly")
         length = () if falls else ("steps",)
         for key in (*length, "log_every", "checkpoint_every", "snapshot_every", "sample_every"):
             settings.pop(key, None)

@@ -35,8 +35,6 @@ class TrainSettings:
         What becomes of the rate r: "constant"; "cosine", a half cosine down to the floor at the last step;
         "poly", r (1 - (step - 1) / steps)^0.9; "milestones", a tenth after each of `milestones`; "restarts",
         a half cosine down to the floor again and again, every `restart_every` steps.
-    decay
-        An older word for schedule = "cosine".
     milestones
         Steps after which the rate falls to a tenth.
     restart_every
@@ -92,7 +90,6 @@ class TrainSettings:
     weight_decay: float = 0.0
     warmup: int = 0
     schedule: Literal["constant", "cosine", "poly", "milestones", "restarts"] = "constant"
-    decay: bool = False
     milestones: tuple[int, ...] = ()
     restart_every: int = 0
     rate_floor: float = 0.0
@@ -127,8 +124,6 @@ class TrainSettings:
             "micro_batch >= 1": self.micro_batch is None or self.micro_batch >= 1,
             "learning_rate > 0": self.learning_rate > 0,
             "0 <= momentum < 1": 0 <= self.momentum < 1,
-            'schedule is "constant" or "cosine" with decay = true': not self.decay
-            or self.schedule in ("constant", "cosine"),
             'milestones rise from 1 on, with schedule = "milestones"': (self.schedule == "milestones")
             == bool(self.milestones)
             and all(a < b for a, b in pairwise((0, *self.milestones))),

@@ -1,4 +1,4 @@
-"""Every network by name: what it is made of, what it learns from. A new one is a file here and a line below.
+"""Every network by name: its settings and its module. What a new one takes is in CONTRIBUTING.md, "Add a network".
 
 A mask learner answers pixel logits, (B, C, S, S) -> (B, 1, S, S) with p(target) = sigmoid(logit), and learns
 them from masks. Its settings have the fields `size` and `channels`.

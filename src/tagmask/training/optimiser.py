@@ -40,7 +40,7 @@ def learning_rate(settings: TrainSettings, step: int) -> float:
     """
     s = settings
     rate = s.learning_rate * min(1.0, step / s.warmup if s.warmup else 1.0)
-    match "cosine" if s.decay else s.schedule:
+    match s.schedule:
         case "cosine":
             return _half_cosine(rate, s.rate_floor, step / s.steps)
         case "poly":
