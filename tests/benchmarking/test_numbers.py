@@ -26,8 +26,9 @@ from tagmask.benchmarking.protocol import Protocol
 from tagmask.benchmarking.published import Printed
 from tagmask.benchmarking.tables import DataTable, Line, show_number, show_printed, write_tables
 from tagmask.metrics import Counts
-from tagmask.scoring.aggregate import PER_SLICE, SliceRecord, summarise
+from tagmask.scoring.aggregate import summarise
 from tagmask.scoring.scoreboard import to_json, write_numbers
+from tagmask.scoring.slice_records import PER_SLICE, SliceRecord
 
 
 def folds(*values: list[float]) -> list[dict[str, object]]:

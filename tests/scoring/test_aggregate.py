@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from tagmask.errors import InputError
+from tagmask.io import write_csv
 from tagmask.metrics import Counts
-from tagmask.scoring.aggregate import PER_PATIENT, PER_SLICE, SliceRecord, per_patient, summarise
+from tagmask.scoring.aggregate import PER_PATIENT, per_patient, summarise
 from tagmask.scoring.baselines import PositionPrior
 from tagmask.scoring.detection import image_level
+from tagmask.scoring.slice_records import PER_SLICE, SliceRecord, read_slices
 
 NAN = float("nan")
 
@@ -110,3 +114,22 @@ def test_image_level_prefers_tags_and_needs_all_of_them() -> None:
     assert tagged["detection"] == [
         {"row": "method", "sensitivity": pytest.approx(2 / 3), "false_positive_rate": 0.0}
     ]
+
+
+def test_a_table_of_slices_is_read_as_it_was_written(tmp_path: Path) -> None:
+    marked = replace(SLICES[0], rms_target=2.5, rms_rest=0.125)
+    rows = [marked, *SLICES[1:], replace(SLICES[0], row="all_empty", tag=None, tag_source="", score=NAN)]
+    write_csv(tmp_path / "per_slice.csv", PER_SLICE, (row.cells() for row in rows))
+    again = [*read_slices(tmp_path), *read_slices(tmp_path, "all_empty")]
+    assert [one.cells() for one in again] == [one.cells() for one in rows]
+    assert again[0] == marked and again[0].name == "a/0" and again[-1].tag is None
+    (tmp_path / "other").mkdir()
+    for old, new in (("tp,fp", "tp,xx"), ("method,a,0", "method,a,zero")):
+        text = (tmp_path / "per_slice.csv").read_text().replace(old, new)
+        (tmp_path / "other" / "per_slice.csv").write_text(text)
+        with pytest.raises(
+            InputError, match=r"per_slice\.csv: cannot be read as a table of slices.*Evaluate again"
+        ):
+            list(read_slices(tmp_path / "other"))
+    with pytest.raises(InputError, match="FileNotFoundError"):
+        list(read_slices(tmp_path / "nowhere"))

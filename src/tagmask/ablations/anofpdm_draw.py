@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -12,6 +11,7 @@ import numpy as np
 from tagmask.ablations.kinds import Drawing, Scored, Value
 from tagmask.charts import SweepLine, bands, cloud, panel, stack
 from tagmask.errors import InputError
+from tagmask.scoring.slice_records import read_slices
 
 __all__ = ["SamSlice", "draw_curves", "draw_regions", "draw_sam", "draw_size"]
 
@@ -47,14 +47,6 @@ class SamSlice(NamedTuple):
     gradient: np.ndarray
 
 
-def _slices(one: Scored) -> Iterator[tuple[str, bool, int]]:
-    """Yield the name, whether the target is in it, and the target's pixels, of every evaluated slice."""
-    with (one.evaluation / "per_slice.csv").open(newline="", encoding="utf-8") as file:
-        for row in csv.DictReader(file):
-            if row["row"] == "method":
-                yield f"{row['case']}/{row['slice']}", row["positive"] == "1", int(row["truth_pixels"])
-
-
 def draw_curves(kind: str, axis: str, scored: Sequence[Scored]) -> Sequence[Drawing]:
     """Draw mean ± sd of the curves over healthy and unhealthy slices (Figs. 2a, 2b).
 
@@ -64,9 +56,9 @@ def draw_curves(kind: str, axis: str, scored: Sequence[Scored]) -> Sequence[Draw
     several = len({one.value for one in scored}) > 1
     groups: dict[tuple[Value, str], list[np.ndarray]] = {}
     for one in scored:
-        for name, positive, _ in _slices(one):
-            steps, curves = one.seen[name, one.seed, one.value]
-            groups.setdefault((one.value, "unhealthy" if positive else "healthy"), []).append(curves)
+        for record in read_slices(one.evaluation):
+            steps, curves = one.seen[record.name, one.seed, one.value]
+            groups.setdefault((one.value, "unhealthy" if record.positive else "healthy"), []).append(curves)
     for (w, group), members in sorted(groups.items()):
         table = np.stack(members).astype(float)
         mean = table.mean(axis=0)
@@ -89,7 +81,8 @@ def draw_size(kind: str, axis: str, scored: Sequence[Scored]) -> Sequence[Drawin
     points: dict[str, tuple[np.ndarray, np.ndarray]] = {}
     lines: list[dict[str, object]] = []
     for one in (one for one in scored if one.seed == first):
-        found = [(name, size, _peak(one, name)) for name, positive, size in _slices(one) if positive]
+        shown = [r for r in read_slices(one.evaluation) if r.positive]
+        found = [(r.name, r.truth_pixels, _peak(one, r.name)) for r in shown]
         if not found:
             raise InputError("no slice shows the target.", where=one.evaluation, repair="Give some that do.")
         x, y = (np.array(column, dtype=float) for column in list(zip(*found, strict=True))[1:])
@@ -141,13 +134,8 @@ def draw_regions(kind: str, axis: str, scored: Sequence[Scored]) -> Sequence[Dra
 
 def _regions(one: Scored) -> dict[str, tuple[float, float]]:
     """Give (target, rest) by name of the positive slices in which `evaluate` found both."""
-    found = {}
-    with (one.evaluation / "per_slice.csv").open(newline="", encoding="utf-8") as file:
-        for row in csv.DictReader(file):
-            both = row["rms_target"], row["rms_rest"]
-            if row["row"] == "method" and row["positive"] == "1" and all(both):
-                found[f"{row['case']}/{row['slice']}"] = (float(both[0]), float(both[1]))
-    return found
+    both = {r.name: (r.rms_target, r.rms_rest) for r in read_slices(one.evaluation) if r.positive}
+    return {name: pair for name, pair in both.items() if np.isfinite(pair).all()}
 
 
 def _drawn(names: Iterable[str]) -> list[str]:

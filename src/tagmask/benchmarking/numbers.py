@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import csv
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,9 +12,10 @@ import numpy as np
 from scipy import stats
 
 from tagmask.benchmarking.protocol import Protocol
-from tagmask.metrics import Counts, dice
-from tagmask.scoring.aggregate import SliceRecord, mean_interval, of_patients, summarise
+from tagmask.metrics import dice
+from tagmask.scoring.aggregate import mean_interval, of_patients, summarise
 from tagmask.scoring.scoreboard import combine
+from tagmask.scoring.slice_records import SliceRecord, read_slices
 
 __all__ = [
     "Number",
@@ -171,30 +171,10 @@ def merged(folds: Sequence[Mapping[str, object]]) -> tuple[float, float, int]:
 
 def _records(evaluation: Path, row: str, setup: str, fold: str) -> list[SliceRecord]:
     """Slices of a row and setup as they were evaluated; a patient belongs to its fold, and is one in all draws."""
-    with (evaluation / "per_slice.csv").open(newline="", encoding="utf-8") as file:
-        lines = [
-            line
-            for line in csv.DictReader(file)
-            if line["row"] == row and (setup == "mixed" or line["positive"] == "1")
-        ]
     return [
-        SliceRecord(
-            row=row,
-            case=line["case"],
-            slice=int(line["slice"]),
-            patient=f"{fold}/{line['patient']}",
-            tag=int(line["tag"]) if line["tag"] else None,
-            tag_source=line["tag_source"],
-            positive=line["positive"] == "1",
-            position=float(line["position"] or "nan"),
-            score=float(line["score"] or "nan"),
-            counts=Counts(*(int(line[key]) for key in Counts._fields)),
-            hd95=float(line["hd95"] or "nan"),
-            hd95_status=line["hd95_status"],
-            ap=float(line["ap"] or "nan"),
-            ap_status=line["ap_status"],
-        )
-        for line in lines
+        replace(record, patient=f"{fold}/{record.patient}")
+        for record in read_slices(evaluation, row)
+        if setup == "mixed" or record.positive
     ]
 
 

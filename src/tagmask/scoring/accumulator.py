@@ -15,13 +15,14 @@ from tagmask.errors import ConfigError, InputError
 from tagmask.histogram import ScoreHistogram
 from tagmask.io import write_json, write_text
 from tagmask.metrics import counts, hd95
-from tagmask.scoring.aggregate import PER_PATIENT, PER_SLICE, SliceRecord, per_patient, summarise
+from tagmask.scoring.aggregate import PER_PATIENT, per_patient, summarise
 from tagmask.scoring.baseline_rows import Filled, LoadedCase, Row
 from tagmask.scoring.baselines import PositionPrior
 from tagmask.scoring.detection import image_level
 from tagmask.scoring.protocol import EvaluateSettings
 from tagmask.scoring.regions import region_rms
 from tagmask.scoring.scoreboard import FLAT, flat, markdown, write_numbers
+from tagmask.scoring.slice_records import PER_SLICE, SliceRecord
 from tagmask.scoring.truth import SliceInfo
 from tagmask.thresholds import body
 

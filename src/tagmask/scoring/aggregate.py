@@ -2,42 +2,23 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 
-from tagmask.metrics import (
-    Counts,
-    Interval,
-    bootstrap_ci,
-    dice,
-    iou,
-    overlap_status,
-    precision,
-    recall,
-)
+from tagmask.metrics import Counts, Interval, bootstrap_ci
+from tagmask.scoring.slice_records import SliceRecord, cell, overlaps
 
 __all__ = [
     "PER_PATIENT",
-    "PER_SLICE",
-    "SliceRecord",
-    "cell",
     "mean_interval",
     "of_patients",
     "per_patient",
     "summarise",
 ]
 
-PER_SLICE = (
-    *("row", "case", "slice", "patient", "tag", "tag_source", "positive", "position", "score"),
-    *("pixels", "truth_pixels", "mask_pixels", "tp", "fp", "fn", "tn"),
-    *("status", "dice", "iou", "precision", "recall", "hd95", "hd95_status", "ap", "ap_status"),
-    *("rms_target", "rms_rest"),
-)
-"""Columns of per_slice.csv."""
 PER_PATIENT = (
     *("row", "subset", "patient", "slices", "tp", "fp", "fn", "tn", "dice", "iou", "precision", "recall"),
     *("hd95", "hd95_slices", "ap", "ap_slices"),
@@ -47,104 +28,9 @@ _OVERLAP = ("dice", "iou", "precision", "recall")
 _NAN = float("nan")
 
 
-@dataclass(frozen=True)
-class SliceRecord:
-    """What one row of the table did on one slice.
-
-    Parameters
-    ----------
-    row
-        "method" or the key of a trivial row.
-    case, slice, patient
-        The file, the index along its slice axis, and whose it is.
-    tag, tag_source
-        The image tag where it is known (never a predicted one), and where it came from.
-    positive
-        Whether the slice belongs to the positives-only subset.
-    position
-        0 .. 1 within the patient's or the volume's slices.
-    score
-        Image-level score of the method; NaN where there is none.
-    counts
-        Pixels by prediction and truth.
-    hd95, hd95_status
-        As `metrics.hd95` gives them.
-    ap, ap_status
-        Average precision of the slice and "ok", "no_positives", "not_finite" or "no_scores".
-    rms_target, rms_rest
-        As `region_rms` gives them of the method's score map; NaN where there is no map or no image to take the
-        body from.
-    """
-
-    row: str
-    case: str
-    slice: int
-    patient: str
-    tag: int | None
-    tag_source: str
-    positive: bool
-    position: float
-    score: float
-    counts: Counts
-    hd95: float
-    hd95_status: str
-    ap: float
-    ap_status: str
-    rms_target: float = _NAN
-    rms_rest: float = _NAN
-
-    def cells(self) -> dict[str, object]:
-        """Give the line of per_slice.csv; undefined numbers are empty."""
-        c = self.counts
-        cells: dict[str, object] = {
-            "row": self.row,
-            "case": self.case,
-            "slice": self.slice,
-            "patient": self.patient,
-            "tag": "" if self.tag is None else self.tag,
-            "tag_source": self.tag_source,
-            "positive": int(self.positive),
-            "position": self.position,
-            "score": self.score,
-            "pixels": sum(c),
-            "truth_pixels": c.tp + c.fn,
-            "mask_pixels": c.tp + c.fp,
-            **c._asdict(),
-            "status": overlap_status(c),
-            **{name: float(value[0]) for name, value in _overlaps(np.array([c])).items()},
-        }
-        cells |= {
-            "hd95": self.hd95,
-            "hd95_status": self.hd95_status,
-            "ap": self.ap,
-            "ap_status": self.ap_status,
-            "rms_target": self.rms_target,
-            "rms_rest": self.rms_rest,
-        }
-        return {key: cell(value) for key, value in cells.items()}
-
-
-def cell(value: object) -> object:
-    """Show a float with six digits, an undefined one as nothing: a cell of a CSV file."""
-    if not isinstance(value, float):
-        return "" if value is None else value
-    return f"{value:.6g}" if math.isfinite(value) else ""
-
-
-def _overlaps(table: np.ndarray) -> dict[str, np.ndarray]:
-    """Overlap numbers (N,) of counts (N, >= 3) in the order tp, fp, fn."""
-    tp, fp, fn = table[:, 0], table[:, 1], table[:, 2]
-    return {
-        "dice": dice(tp, fp, fn),
-        "iou": iou(tp, fp, fn),
-        "precision": precision(tp, fp),
-        "recall": recall(tp, fn),
-    }
-
-
 def _overlap(table: np.ndarray, name: str) -> np.ndarray:
     """One overlap number (N,) of counts (N, >= 3)."""
-    return _overlaps(table)[name]
+    return overlaps(table)[name]
 
 
 @dataclass(frozen=True)
@@ -180,8 +66,8 @@ class _Grouped:
 
     def patients(self) -> dict[str, np.ndarray]:
         """Numbers (P,) of the patients: counts pooled within one; HD95 and AUPRC averaged within one."""
-        overlaps = _overlaps(self.add_up(self.counts))
-        return {**overlaps, "hd95": self.mean(self.hd95)[0], "auprc": self.mean(self.ap)[0]}
+        found = overlaps(self.add_up(self.counts))
+        return {**found, "hd95": self.mean(self.hd95)[0], "auprc": self.mean(self.ap)[0]}
 
 
 def summarise(
@@ -207,7 +93,7 @@ def summarise(
     """
     g = _Grouped.of(records)
     penalised = sum(r.hd95_status in ("penalised", "zero") for r in records)
-    image = {**_overlaps(g.counts), "hd95": g.hd95, "auprc": g.ap}
+    image = {**overlaps(g.counts), "hd95": g.hd95, "auprc": g.ap}
     totals = g.add_up(g.counts)
 
     boot = partial(_boot, resamples=resamples, seed=seed)
@@ -271,12 +157,12 @@ def per_patient(records: Sequence[SliceRecord], row: str, subset: str) -> list[d
         return []
     g = _Grouped.of(records)
     totals, size = g.add_up(g.counts), np.bincount(g.index)
-    overlaps, (distance, distances), (area, areas) = _overlaps(totals), g.mean(g.hd95), g.mean(g.ap)
+    found, (distance, distances), (area, areas) = overlaps(totals), g.mean(g.hd95), g.mean(g.ap)
     lines = []
     for i, name in enumerate(g.names):
         line: dict[str, object] = {"row": row, "subset": subset, "patient": str(name), "slices": int(size[i])}
         line |= {key: int(value) for key, value in zip(Counts._fields, totals[i], strict=True)}
-        line |= {key: float(values[i]) for key, values in overlaps.items()}
+        line |= {key: float(values[i]) for key, values in found.items()}
         line |= {"hd95": float(distance[i]), "hd95_slices": int(distances[i])}
         line |= {"ap": float(area[i]), "ap_slices": int(areas[i])}
         lines.append({key: cell(value) for key, value in line.items()})

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from tagmask.metrics import auc_interval
-from tagmask.scoring.aggregate import SliceRecord
 from tagmask.scoring.baselines import PositionPrior
+from tagmask.scoring.slice_records import SliceRecord
 
 __all__ = ["image_level"]
 

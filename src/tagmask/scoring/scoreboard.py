@@ -13,7 +13,7 @@ import numpy as np
 
 from tagmask.errors import InputError
 from tagmask.io import write_csv
-from tagmask.scoring.aggregate import cell
+from tagmask.scoring.slice_records import cell
 
 __all__ = [
     "FLAT",
