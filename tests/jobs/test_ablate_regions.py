@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,13 @@ from torch import Tensor
 from tagmask.ablations import ABLATIONS
 from tagmask.ablations.kinds import Drawing, Scored
 from tagmask.errors import ConfigError, InputError
+from tagmask.io import write_csv
 from tagmask.jobs.ablate import AblateResult, ablate
 from tagmask.jobs.evaluate import EvaluateSettings
 from tagmask.methods.anofpdm import AnoFPDM
+from tagmask.metrics import Counts
 from tagmask.runs import Run
+from tagmask.scoring.slice_records import PER_SLICE, SliceRecord
 from tagmask.types import Batch
 from tests.random_run import write_run
 
@@ -157,11 +161,15 @@ def test_shares_of_nothing_are_refused(value: float, tmp_path: Path) -> None:
 
 
 def evaluation(folder: Path, rows: list[tuple[str, str, str, str]]) -> Path:
-    folder.mkdir()
-    with (folder / "per_slice.csv").open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(("row", "case", "slice", "positive", "rms_target", "rms_rest"))
-        writer.writerows(("method", name, "0", *rest) for name, *rest in rows)
+    """Rows of name, positive, target and rest, as `evaluate` writes them."""
+    plain = SliceRecord(
+        "method", "", 0, "p", None, "", False, 0.5, math.nan, Counts(1, 0, 0, 0), math.nan, "", math.nan, ""
+    )
+    lines = [
+        {**plain.cells(), "case": name, "positive": positive, "rms_target": target, "rms_rest": rest}
+        for name, positive, target, rest in rows
+    ]
+    write_csv(folder / "per_slice.csv", PER_SLICE, lines)
     return folder
 
 
