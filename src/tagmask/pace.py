@@ -4,10 +4,23 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-__all__ = ["Pace"]
+__all__ = ["Pace", "largest_batch"]
 
 GAIN = 0.95  # a larger batch must take less than this share of the time a slice took before
 REACH = 4  # look this many times beyond the best size: a single slow measurement must not end the search
+
+
+def largest_batch(size: int, device: str) -> int:
+    """Give the most slices of a side worth sending at once: 64, and on a CPU no more pixels than 64 of 64 px have.
+
+    A GPU says when its memory is full; a CPU's machine begins to swap, and large slices gain nothing there.
+
+    Examples
+    --------
+    >>> largest_batch(64, "cpu"), largest_batch(256, "cpu"), largest_batch(1024, "cpu"), largest_batch(256, "cuda")
+    (64, 4, 1, 64)
+    """
+    return 64 if device != "cpu" else min(64, max(1, 64 * 64**2 // size**2))
 
 
 @dataclass

@@ -154,6 +154,21 @@ def test_a_picture_alone_equals_itself_in_company(denoiser: Denoiser) -> None:
     assert not any(torch.allclose(f[0], f[1], atol=1e-2 * float(f.abs().max())) for f in together)
 
 
+def test_large_pictures_go_one_step_after_the_other_with_the_same_features(
+    denoiser: Denoiser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    size, channels = denoiser.settings.size, denoiser.settings.channels
+    x = torch.randn(2, channels, size, size, generator=torch.Generator().manual_seed(3)).clamp(-1, 1)
+    features = _features(denoiser, steps=(51, 151, 251))
+    together, seen = features(x), list[int]()
+    monkeypatch.setattr("tagmask.networks.denoiser._TOGETHER", 0)
+    with denoiser.unet.conv_in.register_forward_hook(lambda *walk: seen.append(len(walk[2]))):
+        apart = features(x)
+    assert seen == [1] * 6
+    for a, b in zip(together, apart, strict=True):
+        torch.testing.assert_close(b, a, rtol=1e-4, atol=1e-5)
+
+
 def test_the_noise_is_the_seeds(tiny: Denoiser) -> None:
     x = _pictures(tiny)
     torch.manual_seed(1)

@@ -17,7 +17,7 @@ from tagmask.errors import ConfigError, InputError
 from tagmask.io import commands_of, sha256, write_csv, write_json
 from tagmask.machine import device_of, environment
 from tagmask.masks import no_threshold
-from tagmask.pace import Pace
+from tagmask.pace import Pace, largest_batch
 from tagmask.runs import Run
 from tagmask.segmenting.cases import by_image, source_names
 from tagmask.segmenting.output import clear
@@ -139,7 +139,7 @@ def segment(
         seed=seed,
         tags=tags,
         device=device,
-        pace=Pace(batch, settled=True) if batch else Pace(),
+        pace=Pace(batch, settled=True) if batch else Pace(largest=largest_batch(run.slices.size, device)),
         out=out,
         reader=run.text_reader(name),
     )

@@ -196,8 +196,8 @@ class Denoiser(nn.Module):
                         h = sampler(h, emb) if self.settings.resample_blocks else sampler(h)
                 yield h
 
-    def _one_by_one(self, x: Tensor) -> bool:
-        """Whether a batch is slower than its images one after the other: large ones on a CPU, in inference."""
+    def one_by_one(self, x: Tensor) -> bool:
+        """Whether a batch gains nothing over its images one after the other: large ones on a CPU, in inference."""
         pixels = x[0, 0].numel() // self.settings.patch**2
         bytes_each = pixels * self.settings.widths[0] * x.element_size()
         return x.device.type == "cpu" and not torch.is_grad_enabled() and bytes_each > _TOGETHER
@@ -205,7 +205,7 @@ class Denoiser(nn.Module):
     def _raw(self, x: Tensor, t: int | Tensor, e: Tensor) -> Tensor:
         """All output channels: (B, C or 2C, S, S)."""
         check_image("denoiser", x, self.settings.channels, self.settings.size)
-        if len(x) > 1 and self._one_by_one(x):
+        if len(x) > 1 and self.one_by_one(x):
             t, e = network_index(t, x) + 1, e.expand(len(x), -1)
             return torch.cat([self._raw(x[i : i + 1], t[i : i + 1], e[i : i + 1]) for i in range(len(x))])
         h, u = deque(self.decoder(x, t, e), maxlen=1).pop(), self.unet

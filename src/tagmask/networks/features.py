@@ -183,7 +183,7 @@ class FrozenFeatures:
                 repair="Prepare the pictures with the channels that the denoiser was trained on.",
             )
         self.sides(image.shape[-1])
-        steps, blocks = self.settings.steps, self.settings.blocks
+        steps = self.settings.steps
         generator = torch.Generator().manual_seed(self.settings.seed)
         noise = torch.randn(image.shape[1:], generator=generator).to(image.device)  # the same on every device
         # All steps are one batch: every picture at the first step, then every picture at the second, ...
@@ -191,11 +191,22 @@ class FrozenFeatures:
         x = self.schedule.add_noise(image.float().repeat(n, 1, 1, 1), t, noise)
         # Without autocast: features must not depend on the precision in which someone else trains.
         with torch.autocast(image.device.type, enabled=False):
-            walk = self.denoiser.decoder(x, t, self.denoiser.embed(self.settings.label))
-            found = {k: h for k, h in enumerate(islice(walk, max(blocks) + 1)) if k in blocks}
-        by_step = (found[k].reshape(n, -1, *found[k].shape[1:]) for k in blocks)
+            at_once = 1 if self.denoiser.one_by_one(x) else len(x)  # a third of the memory, in the same time
+            parts = [
+                self._walk(*part)
+                for part in zip(torch.split(x, at_once), torch.split(t, at_once), strict=True)
+            ]
+        whole = (torch.cat(of_block) for of_block in zip(*parts, strict=True))
+        by_step = (h.reshape(n, -1, *h.shape[1:]) for h in whole)
         together = (h.transpose(0, 1).flatten(1, 2) for h in by_step)
         return [h.contiguous(memory_format=torch.channels_last) for h in together]
+
+    def _walk(self, x: Tensor, t: Tensor) -> list[Tensor]:
+        """Give the outputs of the blocks, in their order, for images (B, C, S, S) at steps (B,)."""
+        blocks = self.settings.blocks
+        walk = self.denoiser.decoder(x, t, self.denoiser.embed(self.settings.label))
+        found = {k: h for k, h in enumerate(islice(walk, max(blocks) + 1)) if k in blocks}
+        return [found[k] for k in blocks]
 
 
 def _refusal(name: str, value: object, what: str, allowed: str = "") -> ConfigError:
