@@ -15,6 +15,7 @@ from tagmask.errors import RunError
 from tagmask.experiment import Experiment
 
 __all__ = [
+    "PARTS",
     "continued",
     "forget_refused",
     "has_learnt",
@@ -27,13 +28,15 @@ __all__ = [
 ]
 
 _SHOTS = "shots.csv"
+_LEARNT = ("weights", "checkpoints", "snapshots")
+PARTS = ("commands.txt", "environment.json", _SHOTS, "log", "samples", *_LEARNT)
+"""What lies in a run besides its experiment."""
 
 
 def has_learnt(run: Path, network: str | None = None) -> bool:
     """Whether a training in a folder, or that of one network, came as far as to keep anything of what it learnt."""
     names = ["*.safetensors"] if network is None else [f"{network}.safetensors", f"{network}-*.safetensors"]
-    folders = [run / folder for folder in ("weights", "checkpoints", "snapshots")]
-    return any(any(folder.glob(name)) for folder in folders for name in names)
+    return any(any((run / folder).glob(name)) for folder in _LEARNT for name in names)
 
 
 def steps_learnt(run: Path, network: str, begun: Experiment) -> int:

@@ -21,9 +21,11 @@ from tagmask.jobs.segment import segment
 from tagmask.jobs.train import train
 from tagmask.networks import weights
 from tagmask.networks.checkpoints import read_checkpoint
+from tagmask.networks.features import FrozenFeatures
 from tagmask.networks.kinds import MASK_LEARNERS
 from tagmask.runs import Run
 from tagmask.slices import SliceSettings
+from tagmask.training.kept_features import features_of_one_backbone_are_shared
 from tagmask.training.start import begin
 from tagmask.training.trainer import Trainer
 from tests import random_run, toys
@@ -142,8 +144,6 @@ def test_each_is_trained_stopped_resumed_and_used(
 
 
 def test_features_that_are_kept_teach_what_new_ones_do(learn: Learn, monkeypatch: pytest.MonkeyPatch) -> None:
-    from tagmask.networks.features import FrozenFeatures
-
     calls: list[int] = []
     real = FrozenFeatures.__call__
 
@@ -163,6 +163,32 @@ def test_features_that_are_kept_teach_what_new_ones_do(learn: Learn, monkeypatch
     other = learn("textdiff", "other", *one, "train.textdiff.augment.gamma=0.2")  # no picture comes twice
     assert calls == [1] * 12
     assert not same(state(kept.path, "textdiff"), state(other.path, "textdiff"))
+
+
+def test_heads_of_one_backbone_share_what_they_keep(learn: Learn, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[int] = []
+    real = FrozenFeatures.__call__
+
+    def counted(self: FrozenFeatures, image: torch.Tensor) -> list[torch.Tensor]:
+        calls.append(len(image))
+        return real(self, image)
+
+    monkeypatch.setattr(FrozenFeatures, "__call__", counted)
+    one = ["train.textdiff.batch=1", "train.textdiff.steps=12", "train.textdiff.augment.dihedral=mirror"]
+    other = [*one, "textdiff.text=mean"]
+    alone = [
+        state(learn("textdiff", name, *how).path, "textdiff") for name, how in (("a", one), ("b", other))
+    ]
+    each = len(calls) // 2
+    calls.clear()
+    with features_of_one_backbone_are_shared():
+        first, second = learn("textdiff", "c", *one), learn("textdiff", "d", *other)
+        assert len(calls) == each, "the second computes none"
+        learn("textdiff", "e", *one, "textdiff.features.steps=[7]")
+        assert len(calls) == 2 * each, "other features are others"
+    assert all(
+        same(state(run.path, "textdiff"), own) for run, own in zip((first, second), alone, strict=True)
+    )
 
 
 def test_no_other_backbone_will_do(learn: Learn, backbone: Path, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from tagmask.io.commands import command_line, commands_of, note_command
 from tagmask.io.folders import case_files, stem
 from tagmask.io.guards import check_grid, same_grid
 from tagmask.io.hashing import sha256
-from tagmask.io.lock import alone_in
+from tagmask.io.lock import alone_in, refuse_foreign
 from tagmask.io.outputs import write_mask, write_scores
 from tagmask.io.pictures import write_png
 from tagmask.io.studies import (
@@ -38,6 +38,7 @@ __all__ = [
     "read_mask",
     "read_scores",
     "read_study",
+    "refuse_foreign",
     "same_grid",
     "sha256",
     "stem",

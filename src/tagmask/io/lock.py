@@ -1,16 +1,18 @@
-"""One command at a time in a folder."""
+"""Whose an output folder is: one command at a time works in it, and none in a folder of other things."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from tagmask.errors import RunError
+from tagmask.errors import InputError, RunError
 
-__all__ = ["alone_in"]
+__all__ = ["alone_in", "refuse_foreign"]
+
+_LOCK = ".lock"
 
 
 @contextmanager
@@ -26,7 +28,7 @@ def alone_in(folder: Path) -> Iterator[None]:
     """
     made = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / ".lock", timeout=0)
+    lock = FileLock(folder / _LOCK, timeout=0)
     try:
         lock.acquire()
     except Timeout as error:
@@ -39,6 +41,35 @@ def alone_in(folder: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
-        if made and [path.name for path in folder.iterdir()] == [".lock"]:
-            (folder / ".lock").unlink()
+        if made and [path.name for path in folder.iterdir()] == [_LOCK]:
+            (folder / _LOCK).unlink()
             folder.rmdir()
+
+
+def refuse_foreign(folder: Path, mark: str, *, leftovers: Collection[str] = ()) -> None:
+    """Refuse an output folder that holds other things: files of somebody's would be replaced, or removed later.
+
+    Parameters
+    ----------
+    mark
+        The file by which such a folder is known. It need not be there in an empty folder.
+    leftovers
+        Names that a command which came to nothing may have left.
+
+    Raises
+    ------
+    InputError
+        The folder is a file, or holds anything and not the mark.
+    """
+    if not folder.exists() or (folder / mark).is_file():
+        return
+    if not folder.is_dir():
+        raise InputError("The output is a file.", where=folder, repair="Give a folder.")
+    others = sorted(path.name for path in folder.iterdir() if path.name not in (_LOCK, *leftovers))
+    if others:
+        listed = ", ".join(others[:3]) + (", ..." if len(others) > 3 else "")
+        raise InputError(
+            f"The output folder holds other things ({listed}) and no {mark}.",
+            where=folder,
+            repair="Give a new or an empty folder.",
+        )

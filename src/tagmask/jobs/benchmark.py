@@ -35,6 +35,7 @@ from tagmask.jobs.train import Progress, train
 from tagmask.machine import device_of, environment
 from tagmask.prediction_cache import PredictionCache, Variant, lend
 from tagmask.scoring.results import open_results
+from tagmask.training.kept_features import features_of_one_backbone_are_shared
 
 __all__ = ["BenchmarkResult", "benchmark"]
 
@@ -135,7 +136,8 @@ def benchmark(
     done, skipped = list[str](), list[str]()
     with alone_in(out):
         folds = open_folds(plan, partial(_fail, failed))
-        trained = _train(plan, wanted, folds, failed, training)
+        with features_of_one_backbone_are_shared():
+            trained = _train(plan, wanted, folds, failed, training)
         cells = list(_plan(plan, wanted, folds, out / "cells", failed))
         for count, cell in enumerate(cells, 1):
             if cell.evaluated and cell.segmented:
@@ -160,9 +162,7 @@ def benchmark(
     if finished:
         record["memory_measured"] = (finished[0].segmented or {}).get("memory_measured", "")
     text = write_tables(out, tables, plan.protocol, record)
-    figures = [
-        file for figure in plan.figures for table in tables for file in draw_figure(figure, table, out)
-    ]
+    figures = [file for figure in plan.figures for one in tables for file in draw_figure(figure, one, out)]
     return BenchmarkResult(out, text, tuple(done), tuple(skipped), failed, tuple(trained), tuple(figures))
 
 

@@ -17,10 +17,18 @@ import numpy as np
 from tagmask.data.prepared import Prepared
 from tagmask.errors import GeometryError, InputError, TagmaskError
 from tagmask.grids import plan
-from tagmask.io import case_files, check_grid, read_mask, read_scores, read_study, stem
+from tagmask.io import (
+    case_files,
+    check_grid,
+    read_mask,
+    read_scores,
+    read_study,
+    refuse_foreign,
+    stem,
+)
 from tagmask.machine import environment
 from tagmask.panels import keep_panels
-from tagmask.scoring.accumulator import Accumulator
+from tagmask.scoring.accumulator import FILES, Accumulator
 from tagmask.scoring.baseline_rows import (
     LoadedCase,
     Row,
@@ -166,13 +174,14 @@ def evaluate(
     Raises
     ------
     InputError
-        Nothing of the results has a truth, or no case could be read.
+        Nothing of the results has a truth, no case could be read, or the output folder holds other things.
     ConfigError
         A convention out of range, or one that needs tags or images that are not there.
     """
     settings = settings or EvaluateSettings(**conventions)
     results, truth, out = Path(results), Path(truth), Path(out)
     table, images, val, train = (None if p is None else Path(p) for p in (table, images, val, train))
+    refuse_foreign(out, "summary.json", leftovers=FILES)
     found, cases = open_results(results), truth_cases(truth, table, tag=settings.tag)
     matched = {i: cases[i] for i in sorted(cases) if i in found.masks}
     if not matched:

@@ -14,7 +14,7 @@ from typing import Any, cast, get_args
 from tagmask.config import plain
 from tagmask.data.table import Case, read_inputs
 from tagmask.errors import ConfigError, InputError
-from tagmask.io import commands_of, sha256, write_csv, write_json
+from tagmask.io import alone_in, commands_of, refuse_foreign, sha256, write_csv, write_json
 from tagmask.machine import device_of, environment
 from tagmask.masks import no_threshold
 from tagmask.pace import Pace, largest_batch
@@ -113,10 +113,10 @@ def segment(
     Raises
     ------
     InputError
-        No case at all, one image given twice, the output folder holds results already, or tags are to be
-        predicted and nothing of the run can.
+        No case at all, one image given twice, the output folder holds results already or other things, or tags
+        are to be predicted and nothing of the run can.
     ConfigError, RunError
-        Settings or a run that cannot do it.
+        Settings or a run that cannot do it, or another job at work in the folder.
     """
     start, out = time.perf_counter(), Path(out)
     if batch is not None and batch < 1:
@@ -128,6 +128,7 @@ def segment(
     studies = by_image(case for path in inputs for case in read_inputs(Path(path)))
     if (out / "manifest.json").exists() and not overwrite:
         raise InputError("holds results already.", where=out, repair="Give another folder, or --overwrite.")
+    refuse_foreign(out, "manifest.json")
     device = device_of(device)
     name = run.method_name(method)
     job = Workbench(
@@ -146,33 +147,33 @@ def segment(
     if job.classifier is not None:
         job.classifier.to(device)
     _check_given(run, name, job, studies)
-    out.mkdir(parents=True, exist_ok=True)
-    clear(out, studies)
-    manifest = _manifest(run, name, job, studies)
-    write_json(out / "manifest.json", manifest)
-    if job.mask.rule == "otsu_mean":
-        job.threshold = job.mean_threshold(studies)
-    for count, case in enumerate(job.work(studies), 1):
-        log.info("case %s done", case)
-        report(count, len(studies))
-    write_csv(out / "slices.csv", COLUMNS, job.lines)
-    _doubt_spread_tags(job, studies)
-    if job.failed:
-        write_csv(
-            out / "failed.csv",
-            ("case", "problem"),
-            [{"case": k, "problem": v} for k, v in job.failed.items()],
-        )
-    seconds = time.perf_counter() - start
-    manifest |= {
-        "status": "finished",
-        "seconds": round(seconds, 2),
-        "batch": job.pace.size,
-        "tag_sources": dict(Counter(str(line["tag_source"]) for line in job.lines)),
-        "score_source": job.scored_by,
-        "cases": job.records,
-    }
-    write_json(out / "manifest.json", manifest)
+    with alone_in(out):
+        clear(out, studies)
+        manifest = _manifest(run, name, job, studies)
+        write_json(out / "manifest.json", manifest)
+        if job.mask.rule == "otsu_mean":
+            job.threshold = job.mean_threshold(studies)
+        for count, case in enumerate(job.work(studies), 1):
+            log.info("case %s done", case)
+            report(count, len(studies))
+        write_csv(out / "slices.csv", COLUMNS, job.lines)
+        _doubt_spread_tags(job, studies)
+        if job.failed:
+            write_csv(
+                out / "failed.csv",
+                ("case", "problem"),
+                [{"case": k, "problem": v} for k, v in job.failed.items()],
+            )
+        seconds = time.perf_counter() - start
+        manifest |= {
+            "status": "finished",
+            "seconds": round(seconds, 2),
+            "batch": job.pace.size,
+            "tag_sources": dict(Counter(str(line["tag_source"]) for line in job.lines)),
+            "score_source": job.scored_by,
+            "cases": job.records,
+        }
+        write_json(out / "manifest.json", manifest)
     return SegmentResult(out, tuple(job.done), job.failed, len(job.lines), seconds)
 
 

@@ -12,10 +12,10 @@ from pathlib import Path
 from tagmask.data.prepared import Prepared
 from tagmask.errors import ConfigError
 from tagmask.experiment import Experiment, load_experiment
-from tagmask.io import alone_in
+from tagmask.io import alone_in, refuse_foreign
 from tagmask.methods import settings_of
 from tagmask.networks.kinds import NETWORKS
-from tagmask.resume import forget_refused
+from tagmask.resume import PARTS, forget_refused
 from tagmask.runs import Run
 from tagmask.train_settings import TrainSettings
 from tagmask.training.progress import Progress
@@ -49,8 +49,9 @@ def train(
 
     Raises
     ------
-    ConfigError, RunError
-        Settings that do not fit the data, a folder that holds another run, or one where another process trains.
+    ConfigError, InputError, RunError
+        Settings that do not fit the data, a folder that holds another run or other things, or one where another
+        process trains.
     """
     out = Path(out)
     if not isinstance(experiment, Experiment):
@@ -73,6 +74,7 @@ def train(
             settings: TrainSettings = getattr(experiment.train, name)
             accelerator = processes(settings)
             if accelerator.is_main_process and run is None:
+                refuse_foreign(out, "experiment.toml", leftovers=PARTS)
                 alone.enter_context(alone_in(out))
                 forget_refused(out)
                 Run.create(out, experiment, prepared)

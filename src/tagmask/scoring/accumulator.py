@@ -26,7 +26,13 @@ from tagmask.scoring.slice_records import PER_SLICE, SliceRecord
 from tagmask.scoring.truth import SliceInfo
 from tagmask.thresholds import body
 
-__all__ = ["SUBSETS", "Accumulator"]
+__all__ = ["FILES", "SUBSETS", "Accumulator"]
+
+FILES = (
+    *("panels.npz", "per_slice.csv", "per_patient.csv", "pr_curve.csv", "histogram.csv", "summary.csv"),
+    "summary.md",
+)
+"""What an evaluation writes before its summary.json."""
 
 SUBSETS = ("positives", "mixed")
 PR_CURVE = ("row", "subset", "recall", "precision", "threshold")

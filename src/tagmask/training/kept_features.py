@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 
 import torch
@@ -10,7 +12,7 @@ from torch import Tensor
 
 from tagmask.networks.feature_cache import FeatureCache
 
-__all__ = ["MEMORY", "KeptFeatures"]
+__all__ = ["MEMORY", "KeptFeatures", "features_of_one_backbone_are_shared", "kept"]
 
 MEMORY = 2 * 2**30
 """Bytes of features that are held in memory; those beyond lie on disk."""
@@ -49,3 +51,37 @@ class KeptFeatures:
             for row, turn, one in zip(rows, turns, image, strict=True)
         ]
         return tuple(torch.cat(block) for block in zip(*each, strict=True))
+
+
+_SHARED: ContextVar[dict[Hashable, KeptFeatures] | None] = ContextVar("_SHARED", default=None)
+
+
+@contextmanager
+def features_of_one_backbone_are_shared() -> Iterator[None]:
+    """Let the trainings of a block go on with what the one before has kept, where backbone and data are the same.
+
+    Heads that differ in anything else, such as the ablations of one, then compute no feature twice. Those of one
+    backbone are held, until another one comes or the block ends.
+    """
+    token = _SHARED.set({})
+    try:
+        yield
+    finally:
+        _SHARED.reset(token)
+
+
+def kept(of: Hashable, make: Callable[[], KeptFeatures]) -> KeptFeatures:
+    """Give what an earlier training of the block has kept of the same, else new ones.
+
+    Parameters
+    ----------
+    of
+        All that features depend on.
+    """
+    shared = _SHARED.get()
+    if shared is None:
+        return make()
+    if of not in shared:
+        shared.clear()
+        shared[of] = make()
+    return shared[of]

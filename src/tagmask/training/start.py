@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -21,7 +22,7 @@ from tagmask.networks.learnt import tagged
 from tagmask.resume import mask_rows
 from tagmask.runs import Run
 from tagmask.train_settings import TrainSettings
-from tagmask.training.kept_features import MEMORY, KeptFeatures
+from tagmask.training.kept_features import MEMORY, KeptFeatures, kept
 
 __all__ = ["Start", "begin", "rows_to_learn"]
 
@@ -64,9 +65,12 @@ def begin(run: Run, name: str, device: torch.device | str) -> Start:
         frozen = weights.load_features(settings.features, experiment.schedule.build())
         attached[BACKBONE] = frozen.sha256
         frozen = frozen.to(device)
-        keep = getattr(experiment.train, name).keep_features
-        kept = KeptFeatures(FeatureCache(frozen, MEMORY), device) if keep else None
-        return Start(made(settings.resolved(frozen)).attach(frozen), reader, attached, kept)
+        keeping = None
+        if getattr(experiment.train, name).keep_features:
+            same = replace(settings.features, weights=Path())
+            of = (frozen.sha256, same, experiment.schedule, str(device), run.environment.get("data"))
+            keeping = kept(of, lambda: KeptFeatures(FeatureCache(frozen, MEMORY), device))
+        return Start(made(settings.resolved(frozen)).attach(frozen), reader, attached, keeping)
     network: nn.Module = made(settings)
     if isinstance(network, Gloria) and experiment.gloria_pair is not None:
         path = run.weights_path("gloria_pair")
