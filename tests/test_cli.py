@@ -415,14 +415,26 @@ def test_every_option_of_segment_arrives(run: Run, stand_in: Callable[..., Any])
             30,
             "--val-masks",
         ),
-        *("--tags", "predicted", "--seed", 7, "--device", "cpu", "--batch", 4, "--overwrite"),
+        *(
+            "--tags",
+            "predicted",
+            "--tag",
+            "lesion",
+            "--seed",
+            7,
+            "--device",
+            "cpu",
+            "--batch",
+            4,
+            "--overwrite",
+        ),
     )
     assert result == Outcome(0, "all is well\n", "")
     assert callable(called.pop("report"))
     assert called == {
         **{"run": Path("r"), "inputs": [Path("a.nii"), Path("b")], "out": Path("o"), "method": "cdm"},
         **{"overrides": ["mask.rule=otsu"], "snapshot": 30, "tags": "predicted", "seed": 7, "device": "cpu"},
-        **{"batch": 4, "overwrite": True, "val_masks": True},
+        **{"batch": 4, "overwrite": True, "val_masks": True, "tag": "lesion"},
     }
 
 

@@ -37,7 +37,8 @@ def read_toml(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise ConfigError("no such settings file.", where=path, repair="Check the path.") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
-        raise ConfigError(f"cannot be read as TOML: {error}.", where=path) from None
+        repair = "Give an experiment file, which ends in .toml." if path.is_dir() else ""
+        raise ConfigError(f"cannot be read as TOML: {error}.", where=path, repair=repair) from None
 
 
 def override(table: dict[str, Any], assignments: Iterable[str]) -> dict[str, Any]:
@@ -49,7 +50,7 @@ def override(table: dict[str, Any], assignments: Iterable[str]) -> dict[str, Any
     {'method': {'tau': 0.9}, 'mask': {'rule': 'otsu'}}
     """
     result: dict[str, Any] = json.loads(json.dumps(table))
-    for assignment in assignments:
+    for assignment in [assignments] if isinstance(assignments, str) else assignments:
         key, equals, text = assignment.partition("=")
         *parents, leaf = key.strip().split(".")
         if not equals or not leaf:

@@ -84,7 +84,8 @@ class Run:
         keep_shots(path, shots)
         write_text(path / "experiment.toml", experiment.to_toml())
         if not (path / "environment.json").exists():
-            record = {**environment(), "data": prepared.fingerprint, "slices": plain(prepared.settings)}
+            record = {**environment(), "data": prepared.fingerprint, "tag": prepared.tag}
+            record["slices"] = plain(prepared.settings)
             if prepared.supervised:
                 record["masks_read"] = prepared.masks_read
             write_json(path / "environment.json", record)
@@ -206,6 +207,14 @@ class Run:
             raise self._no_snapshot()
         return self.path / "weights" / f"{network}.safetensors"
 
+    def no_weights(self, need: str, method: str) -> RunError:
+        """Say that a network was not trained, or not to the end."""
+        begun = getattr(self.experiment, need) is not None
+        repair = (
+            f"Run tagmask train ... -o {self.path}, which goes on." if begun else f"Add [{need}], then train."
+        )
+        return RunError(f"has no weights of the {need} that {method} needs.", where=self.path, repair=repair)
+
     def _no_snapshot(self) -> RunError:
         kept = {name: steps for name in NETWORKS if (steps := self.snapshots(name))}
         shown = "; ".join(f"{name}: {', '.join(map(str, steps))}" for name, steps in kept.items())
@@ -229,8 +238,7 @@ class Run:
 
     def method_name(self, name: str | None = None) -> str:
         """Resolve a method: the given one, or the first of the experiment."""
-        names = list(self.experiment.methods) or ["cdm"]
-        name = name or names[0]
+        name = name or next(iter(self.experiment.methods), "cdm")
         if name not in METHODS:
             raise ConfigError(f"unknown method {name!r}.", repair=f"Known methods: {', '.join(METHODS)}.")
         return name
@@ -285,11 +293,7 @@ class Run:
         for need in recipe.needs_of(settings):
             network = networks.get(need)
             if network is None:
-                raise RunError(
-                    f"has no weights of the {need} that {name} needs.",
-                    where=self.path,
-                    repair=f"Give the experiment a [{need}] table and run tagmask train.",
-                )
+                raise self.no_weights(need, name)
             attach_backbone(
                 network, self.experiment, name=need, learnt=self.weights_path(need), device=device
             )

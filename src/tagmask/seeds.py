@@ -11,5 +11,5 @@ __all__ = ["keyed"]
 
 def keyed(*key: object) -> torch.Generator:
     """Make a CPU generator whose stream belongs to the key, for instance (seed, "noise", step)."""
-    digest = hashlib.sha256("\0".join(map(str, key)).encode()).digest()
+    digest = hashlib.sha256("\0".join(map(str, key)).encode(errors="backslashreplace")).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little", signed=True))

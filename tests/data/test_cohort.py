@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -118,6 +119,8 @@ def test_doubts() -> None:
     alone = [Case(n, n, (Path(n),), None, i, n, None, "train") for i, n in enumerate("ab")]
     assert "each image counts as one" in texts(alone, drawn=True)
     assert "each image counts as one" not in texts(alone)
+    named = [replace(case, named=True) for case in alone]
+    assert "each image counts as one" not in texts(named, drawn=True), "patients called as their images are"
 
 
 def test_pictures_have_a_range_by_patient() -> None:

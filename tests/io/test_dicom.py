@@ -232,3 +232,14 @@ def test_images_beside_a_series_are_named(tmp_path: Path, caplog: pytest.LogCapt
     save_series(tmp_path / "second", PIXELS, HEIGHTS)
     assert case_files(tmp_path) == [tmp_path]
     assert "beside the DICOM files are not taken: scan.nii.gz, second." in caplog.text
+
+
+def test_files_of_formats_that_are_not_read_are_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("a.nii", "b.mha", "c.NRRD", "d.txt", "e.mgz", "f.bmp"):
+        (tmp_path / name).touch()
+    assert case_files(tmp_path) == [tmp_path / "a.nii"]
+    assert (
+        "files of other formats are not taken: b.mha, c.NRRD, e.mgz and 1 more. Convert them" in caplog.text
+    )

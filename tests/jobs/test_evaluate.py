@@ -149,7 +149,9 @@ def test_what_a_told_method_is_compared_with_is_told_the_tags_too(world: World, 
     truth = {row["id"]: row["label"] for row in read_lines(world.data / "labels.csv")}
     told = [{**x, "tag": truth[x["id"].replace("/", "")], "tag_source": "given"} for x in lines]
     write_lines(world.results / "slices.csv", told)
-    found = evaluate(world.results, world.data, out=tmp_path / "out", val=world.data, resamples=50)
+    shutil.copytree(world.root / "data", tmp_path / "others")
+    val = tmp_path / "others" / "test"
+    found = evaluate(world.results, world.data, out=tmp_path / "out", val=val, resamples=50)
     reads = {r["row"]: r["reads"] for r in found.summary["rows"]}
     assert reads["method"] == "tags, tags of these slices"
     assert reads["all_foreground_told"] == "tags of these slices"
@@ -319,6 +321,23 @@ def test_a_segmentation_that_is_not_finished_is_refused(world: World, tmp_path: 
     manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "status": "running"}))
     with pytest.raises(InputError, match=r"manifest\.json: the segmentation is not finished.*--overwrite"):
         evaluate(world.results, world.data, out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_would_be_a_lie_or_a_loss_is_refused(world: World, tmp_path: Path) -> None:
+    with pytest.raises(
+        InputError, match=r"3 of its 3 masks are of the truth itself, a\.nii\.gz for instance"
+    ):
+        evaluate(world.results, world.data, out=tmp_path / "out", val=world.data)
+    with pytest.raises(InputError, match=r"none of 24 slices of the truth holds a label of 7\."):
+        evaluate(world.results, world.data, out=tmp_path / "out", mask_labels=(7,))
+    for place in (world.results, world.data):
+        before = sorted(world.root.rglob("*"))
+        with pytest.raises(InputError, match=r"holds other things \(.*\) and no summary\.json"):
+            evaluate(world.results, world.data, out=place)
+        assert sorted(world.root.rglob("*")) == before
+    with pytest.raises(InputError, match=r"soft|as an image does"):
+        evaluate(world.results, world.data / "images", out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -559,6 +578,7 @@ def test_seeds_side_by_side(world: World, tmp_path: Path) -> None:
         {"min_area_frac": 1.0},
         {"area_of": "head"},
         {"ap_over": "x"},
+        {"resamples": -1},
     ],
 )
 def test_conventions_out_of_range(bad: dict[str, object]) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import shutil
 import weakref
 from collections.abc import Callable
@@ -15,8 +16,8 @@ import pytest
 import torch
 from PIL import Image
 
-from tagmask.errors import ConfigError, InputError, RunError
-from tagmask.io import read_mask, read_scores, sha256
+from tagmask.errors import ConfigError, InputError, RunError, TableError
+from tagmask.io import alone_in, read_mask, read_scores, sha256
 from tagmask.jobs.segment import SegmentResult, segment
 from tagmask.runs import Run
 from tagmask.segmenting import cases, workbench
@@ -731,6 +732,68 @@ def test_results_are_not_replaced_unasked(run: Path, tmp_path: Path) -> None:
         "scores/p1.tif",
         "masks/mine.txt",
     }
+
+
+@pytest.mark.parametrize("place", ["data", "run"])
+def test_a_folder_of_other_things_is_left_alone(place: str, run: Path, tmp_path: Path) -> None:
+    if place == "run":
+        shutil.copytree(run, tmp_path / "run")
+    data = tmp_path / "data"
+    image = picture(data / "p0.png")
+    picture(data / "masks" / "p0.png", seed=5)  # of a person, where a result would be written
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    for overwrite in (False, True):
+        with pytest.raises(
+            InputError, match=r"holds other things \(.*\) and no manifest\.json.*an empty folder"
+        ):
+            segment(run, [image], out=tmp_path / place, overwrite=overwrite)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_two_jobs_do_not_write_into_one_folder(run: Path, tmp_path: Path) -> None:
+    with alone_in(tmp_path / "out"), pytest.raises(RunError, match="in use by another process"):
+        segment(run, pictures(tmp_path, 1), out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    assert segment(run, pictures(tmp_path, 1), out=tmp_path / "out").done == ("p0",)
+
+
+def test_the_tag_is_that_of_the_training_data(
+    run: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    shutil.copytree(run, tmp_path / "run")
+    record = json.loads((tmp_path / "run" / "environment.json").read_text())
+    (tmp_path / "run" / "environment.json").write_text(json.dumps({**record, "tag": "lesion"}))
+    picture(tmp_path / "a.png", 0), picture(tmp_path / "b.png", 1)
+    both = table(tmp_path / "t.csv", "id,image,label,lesion", ("a", "a.png", 0, 1), ("b", "b.png", 1, 0))
+    assert [row["tag"] for row in slices_of(segment(tmp_path / "run", both, out=tmp_path / "x"))] == [
+        "1",
+        "0",
+    ]
+    asked = segment(tmp_path / "run", both, out=tmp_path / "y", tag="label")
+    assert [row["tag"] for row in slices_of(asked)] == ["0", "1"]
+    assert "No row" not in caplog.text
+    other = table(tmp_path / "o.csv", "id,image,label", ("a", "a.png", 0))
+    found = segment(tmp_path / "run", [other], out=tmp_path / "z")
+    assert [row["tag_source"] for row in slices_of(found)] == ["predicted"], (
+        "the tag of another target is none"
+    )
+    assert "No row of the tables has a tag in the column 'lesion'" in caplog.text
+    with pytest.raises(TableError, match="lesion"):
+        segment(tmp_path / "run", other, out=tmp_path / "w", tag="lesion")
+
+
+def test_a_name_that_is_no_text_stops_nothing(run: Path, tmp_path: Path) -> None:
+    odd = tmp_path / os.fsdecode(b"in/b\xff.png")
+    try:
+        picture(odd)
+    except OSError:
+        pytest.skip("this disk takes no such name")
+    picture(tmp_path / "in" / "a.png", 1)
+    found = segment(run, tmp_path / "in", out=tmp_path / "out")
+    assert len(found.done) == 2 and not found.failed
+    assert (tmp_path / "out" / "masks" / odd.name).is_file()
+    assert [row["case"] for row in slices_of(found)] == ["a", "b\\udcff"]
+    assert json.loads((tmp_path / "out" / "manifest.json").read_text())["status"] == "finished"
 
 
 def test_results_that_are_inputs_are_not_removed(run: Path, tmp_path: Path) -> None:

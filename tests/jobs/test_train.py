@@ -271,6 +271,15 @@ def test_the_supervised_row_needs_masks_and_says_so(cohort: Path, prepared: Path
     assert learner is not None and learner(torch.zeros(1, 1, 16, 16)).isfinite().all()
 
 
+def test_a_prepared_folder_does_not_become_a_run(prepared: Path, tmp_path: Path) -> None:
+    shutil.copytree(prepared, tmp_path / "prepared")
+    before = sorted((tmp_path / "prepared").rglob("*"))
+    experiment = toys.write_experiment(tmp_path / "toy.toml", tmp_path / "prepared")
+    with pytest.raises(InputError, match=r"holds other things \(.*\) and no experiment\.toml"):
+        train(experiment, out=tmp_path / "prepared")
+    assert sorted((tmp_path / "prepared").rglob("*")) == before
+
+
 def test_two_processes_do_not_train_one_run(prepared: Path, tmp_path: Path) -> None:
     experiment = toys.write_experiment(tmp_path / "toy.toml", prepared)
     once = {"out": tmp_path / "run", "only": "denoiser", "overrides": ["train.denoiser.steps=1"]}

@@ -12,13 +12,15 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 from tagmask.diffusion.schedule import NoiseSchedule
-from tagmask.errors import RunError, SecurityError
+from tagmask.errors import ResourceError, RunError, SecurityError
 from tagmask.io import sha256
 from tagmask.networks import weights
+from tagmask.networks.checkpoints import write_checkpoint
 from tagmask.networks.classifier import Classifier, ClassifierSettings
 from tagmask.networks.cnn import CNN, CNNSettings
 from tagmask.networks.denoiser import Denoiser, DenoiserSettings
@@ -264,3 +266,18 @@ def test_a_header_whose_length_looks_like_a_pickle_is_read(tmp_path: Path) -> No
         starts.add(path.read_bytes()[0])
         weights.load(path, "segmenter")
     assert 0x80 in starts
+
+
+@pytest.mark.parametrize("write", ["weights", "checkpoint"])
+def test_a_full_disk_is_called_one(write: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr("safetensors.torch.save_file", full)
+    path = tmp_path / "a.safetensors"
+    with pytest.raises(ResourceError, match=r"a\.safetensors: The disk is full.*Free space there"):
+        if write == "weights":
+            weights.save(path, CNN(CNNSettings(size=16, widths=(8, 16), blocks=(1, 1))), {})
+        else:
+            write_checkpoint(path, {"a": torch.zeros(1)}, {})
+    assert list(tmp_path.iterdir()) == []

@@ -140,7 +140,9 @@ def _regions(one: Scored) -> dict[str, tuple[float, float]]:
 
 def _drawn(names: Iterable[str]) -> list[str]:
     """Draw at most `REGION_SLICES` by their names alone: neither order nor company nor size of target matters."""
-    return sorted(names, key=lambda name: hashlib.sha256(name.encode()).digest())[:REGION_SLICES]
+    return sorted(names, key=lambda name: hashlib.sha256(name.encode(errors="backslashreplace")).digest())[
+        :REGION_SLICES
+    ]
 
 
 def draw_sam(kind: str, axis: str, scored: Sequence[Scored]) -> Sequence[Drawing]:

@@ -151,11 +151,7 @@ def plan_cell(bench: Bench, row: RowPlan, fold: Fold, seed: int, home: Path, dra
     needs = run.needs(row.method)
     for need in needs:
         if not run.weights_path(need).is_file():
-            raise RunError(
-                f"has no weights of the {need} that {row.method} needs.",
-                where=run.path,
-                repair=f"Give the experiment a [{need}] table and run tagmask train.",
-            )
+            raise run.no_weights(need, row.method)
     _refuse_leak(run, needs, fold)
     used = dict.fromkeys((*needs, "classifier"))  # the classifier gives tags and image-level scores
     experiment = run.experiment

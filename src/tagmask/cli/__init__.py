@@ -16,6 +16,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Sequence
+from io import TextIOWrapper
 from typing import Annotated, NoReturn
 
 import typer
@@ -73,6 +74,9 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     argv
         Arguments without the program's name; those of the process by default.
     """
+    for stream in (sys.stdout, sys.stderr):  # a file name may hold what the terminal cannot show
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     args = list(sys.argv[1:] if argv is None else argv)
     if debug := "--debug" in args:
         args = ["--debug", *(a for a in args if a != "--debug")]

@@ -58,6 +58,9 @@ def segment(
             "decides, else by the classifier. none: segment every slice."
         ),
     ] = "given",
+    tag: Annotated[
+        str | None, typer.Option(help="Column of the tag; by default that of the run's training data.")
+    ] = None,
     seed: Seed = 0,
     device: Device = "auto",
     batch: Annotated[
@@ -79,6 +82,7 @@ def segment(
             val_masks=val_masks,
             seed=seed,
             tags=tags,
+            tag=tag,
             device=device,
             batch=batch,
             overwrite=overwrite,

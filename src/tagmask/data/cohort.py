@@ -69,7 +69,7 @@ def draw_splits(cases: Sequence[Case], *, val: float = 0.15, test: float = 0.2, 
         )
 
     def rank(patient: str) -> bytes:
-        return hashlib.sha256(f"{seed}\0{patient}".encode()).digest()
+        return hashlib.sha256(f"{seed}\0{patient}".encode(errors="backslashreplace")).digest()
 
     patients = sorted({_patient(case) for case in cases}, key=rank)
     names: list[str] = []
@@ -177,7 +177,7 @@ def doubts(cases: Sequence[Case], *, drawn: bool, tags: bool = True) -> list[Pro
             f"All rows are of one patient ({cases[0].patient}).",
             "Add patients: nothing can be said of others from one.",
         )
-    elif drawn and all(case.patient == case.study for case in cases):
+    elif drawn and all(case.patient == case.study and not case.named for case in cases):
         doubt(
             "No patients are named, so each image counts as one, and two images of a person may have come "
             "into different splits.",

@@ -52,10 +52,11 @@ class Case:
         The study where the table does not say.
     text, split, mask
         As in the table; None where it does not say. No split name is refused here.
-    row
-        Number of the row as a spreadsheet counts it: the header is row 1. 0 for images without a table.
-    source
-        The table, or the folder that was listed.
+    row, source
+        Number of the row as a spreadsheet counts it, the header being row 1, and the table; 0 and the folder that was
+        listed for images without a table.
+    named
+        Whether the table names the patient.
     """
 
     id: str
@@ -69,6 +70,7 @@ class Case:
     mask: Path | None = None
     row: int = 0
     source: Path = Path()
+    named: bool = False
 
     @property
     def where(self) -> str:
@@ -76,7 +78,7 @@ class Case:
         return f"{self.source}, row {self.row}" if self.row else str(self.images[0])
 
 
-def read_table(path: str | os.PathLike[str], *, tag: str = TAG) -> list[Case]:
+def read_table(path: str | os.PathLike[str], *, tag: str = TAG, needed: bool = True) -> list[Case]:
     r"""List the cases of a table or folder, in its order.
 
     Parameters
@@ -88,6 +90,8 @@ def read_table(path: str | os.PathLike[str], *, tag: str = TAG) -> list[Case]:
         joined with ";".
     tag
         The column that holds the tag: 0, 1 or empty.
+    needed
+        Whether a table without a column of that name is refused, if it is not `TAG`.
 
     Returns
     -------
@@ -111,21 +115,21 @@ def read_table(path: str | os.PathLike[str], *, tag: str = TAG) -> list[Case]:
     """
     path = Path(path)
     if path.is_dir():
-        cases, root = _read_folder(path, tag), path
+        cases, root = _read_folder(path, tag, needed), path
     else:
-        cases, root = list(_read_csv(path, tag)), path.parent
+        cases, root = list(_read_csv(path, tag, needed)), path.parent
     _refuse_twins(cases)
     cases = _named(cases, root)
     _check_studies(cases)
     return cases
 
 
-def read_inputs(path: str | os.PathLike[str], *, tag: str = TAG) -> list[Case]:
+def read_inputs(path: str | os.PathLike[str], *, tag: str = TAG, needed: bool = True) -> list[Case]:
     """List the cases of a table or folder, or the one case of an image file or DICOM folder.
 
     Parameters
     ----------
-    path, tag
+    path, tag, needed
         As in :func:`read_table`; a file whose name does not end in .csv, .tsv or .txt is an image.
 
     Raises
@@ -135,7 +139,7 @@ def read_inputs(path: str | os.PathLike[str], *, tag: str = TAG) -> list[Case]:
     """
     path = Path(path)
     if path.is_dir() or path.suffix.lower() in _TABLES:
-        return read_table(path, tag=tag)
+        return read_table(path, tag=tag, needed=needed)
     if not os.path.lexists(path):
         raise InputError("There is no such file or folder.", where=path, repair="Check the path.")
     return [_image_case(path, None, path.parent)]
@@ -149,15 +153,15 @@ def by_study(cases: Iterable[Case]) -> dict[str, list[Case]]:
     return groups
 
 
-def _read_folder(folder: Path, tag: str) -> list[Case]:
+def _read_folder(folder: Path, tag: str, needed: bool) -> list[Case]:
     if (folder / _LABELS).is_file():
-        return list(_read_csv(folder / _LABELS, tag))
+        return list(_read_csv(folder / _LABELS, tag, needed))
     tables = sorted(folder.glob(f"*/{_LABELS}"))
     if tables:
         return [
             replace(case, split=_agreed_split(case, table.parent.name))
             for table in tables
-            for case in _read_csv(table, tag)
+            for case in _read_csv(table, tag, needed)
         ]
     parts = [folder / name for name in SPLITS if (folder / name).is_dir()]
     return [
@@ -182,9 +186,9 @@ def _image_case(path: Path, split: str | None, source: Path) -> Case:
     return Case(name, name, (path,), patient=name, split=split, source=source)
 
 
-def _read_csv(path: Path, tag: str) -> Iterator[Case]:
-    needed = ("id", "image", *([tag] if tag != TAG else []))
-    for number, fields in read_rows(path, needed):
+def _read_csv(path: Path, tag: str, needed: bool) -> Iterator[Case]:
+    columns = ("id", "image", *([tag] if needed and tag != TAG else []))
+    for number, fields in read_rows(path, columns):
         yield _case(fields, path, number, tag)
 
 
@@ -211,6 +215,7 @@ def _case(fields: dict[str, str], path: Path, number: int, tag: str) -> Case:
         slice=int(whole[1]) if whole else None,
         label=_TAGS[label],
         patient=fields.get("patient", ""),
+        named=bool(fields.get("patient")),
         text=fields.get("text") or None,
         split=fields.get("split") or None,
         mask=path.parent / fields["mask"] if fields.get("mask") else None,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from tagmask.io.atomic import atomic_write, write_bytes, write_csv, write_json, write_text
 from tagmask.io.commands import command_line, commands_of, note_command
-from tagmask.io.folders import case_files, stem
+from tagmask.io.folders import PathLike, case_files, each_path, stem
 from tagmask.io.guards import check_grid, same_grid
 from tagmask.io.hashing import sha256
 from tagmask.io.lock import alone_in, refuse_foreign
@@ -26,6 +26,7 @@ from tagmask.io.studies import (
 
 __all__ = [
     "Mask",
+    "PathLike",
     "StudyHeader",
     "alone_in",
     "atomic_write",
@@ -33,6 +34,7 @@ __all__ = [
     "check_grid",
     "command_line",
     "commands_of",
+    "each_path",
     "note_command",
     "read_header",
     "read_mask",

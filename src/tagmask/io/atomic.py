@@ -86,9 +86,9 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file in UTF-8, whole or not at all."""
+    """Write a text file in UTF-8, whole or not at all; of a file name that is not UTF-8 the odd bytes are escaped."""
     with atomic_write(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def write_json(path: Path, content: object, *, ascii: bool = True) -> None:
@@ -105,8 +105,11 @@ def write_json(path: Path, content: object, *, ascii: bool = True) -> None:
 def write_csv(
     path: Path, columns: Sequence[str], lines: Iterable[Mapping[str, object]], *, line_end: str = "\r\n"
 ) -> None:
-    """Write a table with a header, whole or not at all; cells that a line lacks are empty."""
-    with atomic_write(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+    """Write a table with a header, whole or not at all; cells that a line lacks are empty. Text as in `write_text`."""
+    with (
+        atomic_write(path) as temporary,
+        temporary.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file,
+    ):
         writer = csv.DictWriter(file, columns, lineterminator=line_end)
         writer.writeheader()
         writer.writerows(lines)

@@ -4,18 +4,35 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 from tagmask.errors import InputError
 from tagmask.io import dicom
 
-__all__ = ["PathLike", "case_files", "stem"]
+__all__ = ["PathLike", "case_files", "each_path", "stem"]
 
 log = logging.getLogger(__name__)
 
 PathLike = str | os.PathLike[str]
 _DICOM = (".dcm", ".dicom", ".ima")
 _SUFFIXES = (".nii.gz", ".nii", ".png", ".jpg", ".jpeg", ".tif", ".tiff", *_DICOM)
+_UNREAD = (
+    ".mha",
+    ".mhd",
+    ".nrrd",
+    ".mgz",
+    ".mgh",
+    ".hdr",
+    ".bmp",
+    ".gif",
+    ".webp",
+    ".jp2",
+    ".svs",
+    ".npy",
+    ".zip",
+)
+"""Suffixes of images, or of archives of them, that are not read."""
 
 
 def stem(path: PathLike) -> str:
@@ -29,6 +46,17 @@ def stem(path: PathLike) -> str:
     name = Path(path).name
     suffix = next((s for s in _SUFFIXES if name.lower().endswith(s) and len(name) > len(s)), "")
     return name[: len(name) - len(suffix)]
+
+
+def each_path(paths: PathLike | Iterable[PathLike]) -> list[Path]:
+    """Give the paths of a list; one path by itself is a list of one, and not of its letters.
+
+    Examples
+    --------
+    >>> each_path("scans") == each_path(["scans"]) == [Path("scans")]
+    True
+    """
+    return [Path(paths)] if isinstance(paths, (str, os.PathLike)) else [Path(path) for path in paths]
 
 
 def case_files(folder: PathLike) -> list[Path]:
@@ -59,7 +87,10 @@ def case_files(folder: PathLike) -> list[Path]:
     else:
         found = sorted(images + [p for p in folders if _holds_dicom(p)])
         left = [p.name for p in folders if p not in found and _holds_images(p)]
-    listed = ", ".join(left[:3]) + (f" and {len(left) - 3} more" if len(left) > 3 else "")
+    listed, foreign = (
+        _some(left),
+        [p.name for p in members if p.name.lower().endswith(_UNREAD) and p.is_file()],
+    )
     if not found:
         raise InputError(
             f"The folder holds no image{f', but folders with images: {listed}' if left else ''}.",
@@ -71,7 +102,18 @@ def case_files(folder: PathLike) -> list[Path]:
         log.warning(
             "%s: images %s are not taken: %s. Give them as inputs of their own.", folder, kind, listed
         )
+    if foreign:
+        log.warning(
+            "%s: files of other formats are not taken: %s. Convert them to NIfTI, PNG or TIFF.",
+            folder,
+            _some(foreign),
+        )
     return found
+
+
+def _some(names: list[str]) -> str:
+    """Give the first few names."""
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def _holds_dicom(folder: Path) -> bool:

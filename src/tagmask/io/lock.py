@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -40,9 +40,10 @@ def alone_in(folder: Path) -> Iterator[None]:
     try:
         yield
     finally:
+        with suppress(OSError):  # where an open file cannot be removed, releasing it does
+            (folder / _LOCK).unlink(missing_ok=True)
         lock.release()
-        if made and [path.name for path in folder.iterdir()] == [_LOCK]:
-            (folder / _LOCK).unlink()
+        if made and not any(folder.iterdir()):
             folder.rmdir()
 
 

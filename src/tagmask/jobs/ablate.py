@@ -18,7 +18,7 @@ from tagmask.ablations import ABLATIONS
 from tagmask.ablations.kinds import Ablation, Drawing, Scored, Value, Walk
 from tagmask.config import plain
 from tagmask.errors import ConfigError, InputError, did_you_mean
-from tagmask.io import write_bytes, write_json
+from tagmask.io import PathLike, write_bytes, write_json
 from tagmask.jobs.evaluate import EvaluateSettings, evaluate
 from tagmask.jobs.segment import segment
 from tagmask.machine import device_of, environment
@@ -63,7 +63,7 @@ class AblateResult:
 def ablate(
     run: Path | str,
     kind: str,
-    inputs: Sequence[Path | str],
+    inputs: Sequence[PathLike] | PathLike,
     *,
     truth: Path | str,
     out: Path | str,
@@ -170,7 +170,7 @@ def _score(
     walk: Walk,
     kind: str,
     seed: int,
-    inputs: Sequence[Path | str],
+    inputs: Sequence[PathLike] | PathLike,
     truth: Path | str,
     out: Path,
     settings: EvaluateSettings | None,

@@ -45,6 +45,7 @@ from tagmask.scoring.scoreboard import Evaluation, combine, to_json
 from tagmask.scoring.truth import (
     TruthCase,
     picture_positions,
+    refuse_shared,
     slice_info,
     truth_cases,
 )
@@ -186,7 +187,7 @@ def evaluate(
     matched = {i: cases[i] for i in sorted(cases) if i in found.masks}
     if not matched:
         raise InputError(
-            f"none of its {len(found.masks)} masks has a truth: {_some(found.masks)} against {_some(cases)}.",
+            f"none of its {len(found.masks)} masks has a truth: {min(found.masks)}, ... against {min(cases)}, ...",
             where=results,
             repair="Name results and truth by the stem of the image.",
         )
@@ -228,7 +229,7 @@ def _rows(
     notes = ["The intensity rows are absent: not every case has its source image."]
     if pictures:
         # A case that cannot be read is noted later, when it is entered.
-        more, notes = intensity_rows(_stream(reader, matched, []), _val(val, reader.settings), val)
+        more, notes = intensity_rows(_stream(reader, matched, []), _val(val, reader.settings, matched), val)
         rows += more
     if reader.results.told:
         rows += told_rows(rows)
@@ -245,11 +246,6 @@ def _files(reader: _Reader, case: TruthCase) -> dict[str, Any]:
     return {"truth": case.mask, **reader.results.files(case.id), "images": images}
 
 
-def _some(names: Iterable[str]) -> str:
-    """Give the first few names."""
-    return ", ".join([*sorted(names)[:3], "..."])
-
-
 def _case_lists(
     found: Results, cases: Iterable[str], matched: Iterable[str], failed: Iterable[tuple[str, str]]
 ) -> dict[str, Any]:
@@ -262,16 +258,19 @@ def _case_lists(
     }
 
 
-def _val(folder: Path | None, settings: EvaluateSettings) -> Iterator[LoadedCase]:
+def _val(
+    folder: Path | None, settings: EvaluateSettings, judged: Mapping[str, TruthCase]
+) -> Iterator[LoadedCase]:
     """Read the val set; nothing where there is none.
 
     Raises
     ------
     InputError
-        A case that cannot be read: the choice would silently be made on fewer.
+        A case that cannot be read: the choice would silently be made on fewer. Masks of the truth itself.
     """
     if folder is not None:
         cases = truth_cases(Path(folder), tag=settings.tag)
+        refuse_shared(cases, judged, folder)
         reader = _Reader(settings, {i: c.images for i, c in cases.items()}, picture_positions(cases, None))
         yield from (reader.load(case) for case in cases.values())
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tagmask import __version__
 from tagmask.errors import InputError
-from tagmask.io import write_text
+from tagmask.io import PathLike, each_path, write_text
 from tagmask.reporting.evaluation import StoredEvaluation, read_evaluation
 from tagmask.reporting.numbers import comparison, explanation, numbers, verdict
 from tagmask.reporting.page import Html, join, page, tag
@@ -20,13 +20,13 @@ __all__ = ["report"]
 _PANELS, _BYTES, _LINES = 48, 8_000_000, 2000
 
 
-def report(results: Sequence[Path | str], *, out: Path | str) -> Path:
+def report(results: Sequence[PathLike] | PathLike, *, out: Path | str) -> Path:
     """Write one HTML file about one or several evaluations.
 
     Parameters
     ----------
     results
-        Folders written by `tagmask evaluate`.
+        Folders written by `tagmask evaluate`, or one.
     out
         The file; a folder gets a report.html.
 
@@ -41,14 +41,15 @@ def report(results: Sequence[Path | str], *, out: Path | str) -> Path:
     InputError
         No evaluation, or one that is missing or damaged.
     """
-    if not results:
+    folders = each_path(results)
+    if not folders:
         raise InputError(
             "There is nothing to report.", repair="Name at least one folder of `tagmask evaluate`."
         )
     target = Path(out)
     if target.is_dir() or target.suffix.lower() not in (".html", ".htm"):
         target = target / "report.html"
-    evaluations = [read_evaluation(Path(folder)) for folder in results]
+    evaluations = [read_evaluation(folder) for folder in folders]
     names = _names(evaluations)
     title = f"Tagmask report: {', '.join(names)}"
     pieces = [_head(title, evaluations), explanation(evaluations)]
@@ -56,7 +57,7 @@ def report(results: Sequence[Path | str], *, out: Path | str) -> Path:
         pieces.append(comparison(names, evaluations))
     for name, evaluation in zip(names, evaluations, strict=True):
         pieces.append(_section(name, evaluation, len(evaluations)))
-    pieces.append(commands(evaluations, [str(folder) for folder in results], str(out)))
+    pieces.append(commands(evaluations, [str(folder) for folder in folders], str(out)))
     pieces.append(tag("footer", "Made by Tagmask. Research use only. Not a medical device."))
     write_text(target, page(title, join(pieces)))
     return target

@@ -12,9 +12,18 @@ from pathlib import Path
 from typing import Any, cast, get_args
 
 from tagmask.config import plain
-from tagmask.data.table import Case, read_inputs
+from tagmask.data.table import TAG, Case, read_inputs
 from tagmask.errors import ConfigError, InputError
-from tagmask.io import alone_in, commands_of, refuse_foreign, sha256, write_csv, write_json
+from tagmask.io import (
+    PathLike,
+    alone_in,
+    commands_of,
+    each_path,
+    refuse_foreign,
+    sha256,
+    write_csv,
+    write_json,
+)
 from tagmask.machine import device_of, environment
 from tagmask.masks import no_threshold
 from tagmask.pace import Pace, largest_batch
@@ -58,7 +67,7 @@ class SegmentResult:
 
 def segment(
     run: Run | Path | str,
-    inputs: Sequence[Path | str],
+    inputs: Sequence[PathLike] | PathLike,
     *,
     out: Path | str,
     method: str | None = None,
@@ -67,6 +76,7 @@ def segment(
     val_masks: bool = False,
     seed: int = 0,
     tags: Tags = "given",
+    tag: str | None = None,
     device: str = "auto",
     batch: int | None = None,
     overwrite: bool = False,
@@ -79,7 +89,7 @@ def segment(
     run
         A run folder.
     inputs
-        Tables, folders or files (NIfTI, DICOM folders, pictures).
+        Tables, folders or files (NIfTI, DICOM folders, pictures), or one of these.
     out
         Folder for masks/, scores/, slices.csv and manifest.json; uncertainty/ where the method says how unsure it is.
     method
@@ -98,6 +108,9 @@ def segment(
         "given": slices tagged 0 in the table get an empty mask, slices without a tag are tagged by the
         run's classifier. "predicted": all are tagged by the method where it decides by itself
         (`Prediction.present`), else by the classifier. "none": every slice is segmented.
+    tag
+        Column of the tables that holds the tag, which they must have then. By default that of the run's training data;
+        a table without it has no tags.
     device
         "auto", "cpu", "cuda", "cuda:1", "mps".
     batch
@@ -125,7 +138,10 @@ def segment(
         raise ConfigError(f"tags = {tags!r} is not known.", repair=f"Use {', '.join(get_args(Tags))}.")
     chosen = Run.of(run).method_name(method) if val_masks else None
     run = Run.of(run, overrides=overrides, snapshot=snapshot, val_masks=chosen)
-    studies = by_image(case for path in inputs for case in read_inputs(Path(path)))
+    column = tag or str(run.environment.get("tag", TAG))
+    studies = by_image(
+        case for path in each_path(inputs) for case in read_inputs(path, tag=column, needed=tag is not None)
+    )
     if (out / "manifest.json").exists() and not overwrite:
         raise InputError("holds results already.", where=out, repair="Give another folder, or --overwrite.")
     refuse_foreign(out, "manifest.json")
@@ -147,6 +163,7 @@ def segment(
     if job.classifier is not None:
         job.classifier.to(device)
     _check_given(run, name, job, studies)
+    _doubt_tables(studies, column, tags)
     with alone_in(out):
         clear(out, studies)
         manifest = _manifest(run, name, job, studies)
@@ -191,6 +208,16 @@ def _check_given(run: Run, name: str, job: Workbench, studies: dict[str, list[Ca
             f"tags = predicted, but the run has no classifier, and {name} does not decide by itself.",
             where=run.path,
             repair="Train one ([classifier] in the experiment), or use --tags none.",
+        )
+
+
+def _doubt_tables(studies: dict[str, list[Case]], column: str, tags: Tags) -> None:
+    """Say so where tables give no tag at all, though tags are what they are asked for."""
+    rows = [row for rows in studies.values() for row in rows if row.row]
+    if tags == "given" and rows and all(row.label is None for row in rows):
+        log.warning(
+            "No row of the tables has a tag in the column %r. --tag names another; --tags none segments every slice.",
+            column,
         )
 
 

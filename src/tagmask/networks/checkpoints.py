@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,30 @@ from torch import Tensor
 from tagmask.errors import RunError
 from tagmask.io import atomic_write
 
-__all__ = ["read_checkpoint", "write_checkpoint"]
+__all__ = ["read_checkpoint", "write_checkpoint", "write_tensors"]
+
+_SYSTEM = re.compile(r"\(os error (\d+)\)")
+"""How the library quotes what the system says."""
+
+
+def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
+    """Write a safetensors file whole or not at all.
+
+    Raises
+    ------
+    ResourceError, InputError
+        The disk is full, or the place cannot be written to.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    with atomic_write(path) as temporary:
+        try:
+            save_file(tensors, temporary, metadata=metadata)
+        except SafetensorError as error:
+            if (number := _SYSTEM.search(str(error))) is None:
+                raise
+            raise OSError(int(number[1]), os.strerror(int(number[1]))) from error
 
 
 def write_checkpoint(path: Path, tensors: dict[str, Tensor], record: dict[str, Any]) -> None:
@@ -24,12 +49,9 @@ def write_checkpoint(path: Path, tensors: dict[str, Tensor], record: dict[str, A
     record
         JSON values.
     """
-    from safetensors.torch import save_file
-
     # A copy: safetensors refuses memory that two tensors share.
     stored = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
-    with atomic_write(path) as temporary:
-        save_file(stored, temporary, metadata={"checkpoint": json.dumps(record)})
+    write_tensors(path, stored, {"checkpoint": json.dumps(record)})
 
 
 def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -17,8 +17,9 @@ from tagmask import __version__
 from tagmask.config import build, plain
 from tagmask.diffusion.schedule import NoiseSchedule
 from tagmask.errors import ConfigError, RunError, SecurityError
-from tagmask.io import atomic_write, sha256
+from tagmask.io import sha256
 from tagmask.networks.adm_checkpoint import adm_to_classifier, adm_to_denoiser, fill
+from tagmask.networks.checkpoints import write_tensors
 from tagmask.networks.classifier import Classifier
 from tagmask.networks.cnn import CNN
 from tagmask.networks.denoiser import Denoiser
@@ -59,9 +60,9 @@ def save(
     ------
     RunError
         If a weight is not finite, in this dtype.
+    ResourceError, InputError
+        The disk is full, or the place cannot be written to.
     """
-    from safetensors.torch import save_file
-
     kind = next((name for name, kind in NETWORKS.items() if isinstance(module, kind.module)), None)
     if kind is None:
         raise TypeError(f"weights of a {type(module).__name__} have no kind; known: {', '.join(NETWORKS)}")
@@ -82,9 +83,8 @@ def save(
         "settings": plain(module.settings),
         "metadata": metadata,
     }
-    with atomic_write(Path(path)) as temporary:
-        # One key, since the library writes several in an order that changes: same network, same bytes.
-        save_file(tensors, temporary, metadata={"tagmask": json.dumps(header)})
+    # One key, since the library writes several in an order that changes: same network, same bytes.
+    write_tensors(Path(path), tensors, {"tagmask": json.dumps(header)})
 
 
 @overload

@@ -100,6 +100,12 @@ class Accumulator:
                 where=where,
                 repair=first or "Lower min_area_frac, or check the table.",
             )
+        labels = self.settings.mask_labels
+        if labels is not None and all(r.counts.tp + r.counts.fn == 0 for r in records):
+            what = (
+                f"none of {len(records)} slices of the truth holds a label of {', '.join(map(str, labels))}."
+            )
+            raise InputError(what, where="--mask-labels", repair="Name values that the masks have.")
         if self.settings.positives == "tag" and all(r.tag is None for r in records):
             repair = 'Give a table with tags, or positives = "truth".'
             raise ConfigError("no slice has a tag.", where="evaluate.positives", repair=repair)

@@ -60,6 +60,12 @@ class EvaluateSettings:
                     where=f"evaluate.{key}",
                     repair=f"Use one of {allowed}.",
                 )
+        if self.resamples < 0:
+            raise ConfigError(
+                f"{self.resamples} resamples.",
+                where="evaluate.resamples",
+                repair="Use 0 for no intervals, or more.",
+            )
         if not 0 <= self.min_area_frac < 1:
             raise ConfigError(
                 f"{self.min_area_frac} is no share.",

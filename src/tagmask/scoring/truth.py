@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +17,7 @@ __all__ = [
     "SliceInfo",
     "TruthCase",
     "picture_positions",
+    "refuse_shared",
     "slice_info",
     "truth_cases",
 ]
@@ -98,6 +99,24 @@ def truth_cases(truth: Path, table: Path | None = None, *, tag: str = "label") -
             repair="Give masks, a CSV with a column mask, or a data folder.",
         )
     return found
+
+
+def refuse_shared(val: Mapping[str, TruthCase], test: Mapping[str, TruthCase], where: Path) -> None:
+    """Refuse a val set with masks of the set that is judged: a rule chosen on it would have read the test masks.
+
+    Raises
+    ------
+    InputError
+        Naming the first file that both have.
+    """
+    judged = {case.mask.resolve() for case in test.values()}
+    shared = [case for case in val.values() if case.mask.resolve() in judged]
+    if shared:
+        raise InputError(
+            f"{len(shared)} of its {len(val)} masks are of the truth itself, {shared[0].mask.name} for instance.",
+            where=where,
+            repair="Give a val set of other patients.",
+        )
 
 
 def _case(name: str, mask: Path, rows: Sequence[Case]) -> TruthCase:
