@@ -21,6 +21,7 @@ __all__ = [
     "has_learnt",
     "keep_shots",
     "mask_rows",
+    "no_weights",
     "refuse_other_data",
     "refuse_other_shots",
     "shots_of",
@@ -109,6 +110,17 @@ def shots_of(experiment: Experiment, prepared: Prepared) -> tuple[str, ...] | No
     """
     data = experiment.data
     return None if data.shots is None else choose_shots(prepared, data.shots, data.draw)
+
+
+def no_weights(run: Path, experiment: Experiment, network: str, method: str) -> RunError:
+    """Say that a network was not trained, or not to the end."""
+    begun = getattr(experiment, network) is not None
+    repair = (
+        f"Run tagmask train ... -o {run}: it goes on."
+        if begun
+        else f"Add [{network}] to its experiment, and train."
+    )
+    return RunError(f"has no weights of the {network} that {method} needs.", where=run, repair=repair)
 
 
 def keep_shots(run: Path, ids: tuple[str, ...] | None) -> None:

@@ -33,7 +33,7 @@ from tagmask.machine import environment
 from tagmask.methods import METHODS, Networks, settings_of
 from tagmask.networks import weights
 from tagmask.networks.kinds import MASK_LEARNERS, NETWORKS, reads_text
-from tagmask.resume import continued, keep_shots, refuse_other_data, shots_of
+from tagmask.resume import continued, keep_shots, no_weights, refuse_other_data, shots_of
 from tagmask.slices import SliceSettings
 from tagmask.tuned_settings import with_chosen
 from tagmask.types import Method
@@ -207,14 +207,6 @@ class Run:
             raise self._no_snapshot()
         return self.path / "weights" / f"{network}.safetensors"
 
-    def no_weights(self, need: str, method: str) -> RunError:
-        """Say that a network was not trained, or not to the end."""
-        begun = getattr(self.experiment, need) is not None
-        repair = (
-            f"Run tagmask train ... -o {self.path}, which goes on." if begun else f"Add [{need}], then train."
-        )
-        return RunError(f"has no weights of the {need} that {method} needs.", where=self.path, repair=repair)
-
     def _no_snapshot(self) -> RunError:
         kept = {name: steps for name in NETWORKS if (steps := self.snapshots(name))}
         shown = "; ".join(f"{name}: {', '.join(map(str, steps))}" for name, steps in kept.items())
@@ -293,7 +285,7 @@ class Run:
         for need in recipe.needs_of(settings):
             network = networks.get(need)
             if network is None:
-                raise self.no_weights(need, name)
+                raise no_weights(self.path, self.experiment, need, name)
             attach_backbone(
                 network, self.experiment, name=need, learnt=self.weights_path(need), device=device
             )

@@ -317,7 +317,7 @@ def test_a_fold_without_a_positive_slice_fails(world: Path) -> None:
     result = again(world, overrides=["data.toy.min_area_frac=0.9"], only=["Clear"])
     assert "no slice could be evaluated" in result.failed["Clear on toy, seed 0"]
     result = again(world, overrides=["data.toy.mask_labels=[7]"], only=["Clear"])
-    assert "none of the 4 slices of toy is positive" in result.failed["Clear on toy, seed 0"]
+    assert "none of 4 slices of the truth holds a label of 7" in result.failed["Clear on toy, seed 0"]
 
 
 # set-ups with and without a gate

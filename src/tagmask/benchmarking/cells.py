@@ -32,6 +32,7 @@ from tagmask.experiment import WHOLE
 from tagmask.io import write_json
 from tagmask.methods import settings_of
 from tagmask.networks.kinds import reads_text
+from tagmask.resume import no_weights
 from tagmask.runs import Run
 from tagmask.scoring.protocol import VERSION
 from tagmask.segmenting import VERSION as MASKS_VERSION
@@ -148,13 +149,12 @@ def plan_cell(bench: Bench, row: RowPlan, fold: Fold, seed: int, home: Path, dra
         Settings that do not fit, or that were to be chosen and were not.
     """
     run = _open(row, fold, draw)
-    needs = run.needs(row.method)
+    needs, experiment = run.needs(row.method), run.experiment
     for need in needs:
         if not run.weights_path(need).is_file():
-            raise run.no_weights(need, row.method)
+            raise no_weights(run.path, experiment, need, row.method)
     _refuse_leak(run, needs, fold)
     used = dict.fromkeys((*needs, "classifier"))  # the classifier gives tags and image-level scores
-    experiment = run.experiment
     modes = tuple(dict.fromkeys(row.tags_of(setup) for setup in bench.protocol.setups))
     identity: dict[str, Any] = {
         "version": MASKS_VERSION,
