@@ -143,15 +143,21 @@ def test_each_is_trained_stopped_resumed_and_used(
 # features
 
 
-def test_features_that_are_kept_teach_what_new_ones_do(learn: Learn, monkeypatch: pytest.MonkeyPatch) -> None:
-    calls: list[int] = []
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Pictures of every call of a backbone."""
+    found: list[int] = []
     real = FrozenFeatures.__call__
 
     def counted(self: FrozenFeatures, image: torch.Tensor) -> list[torch.Tensor]:
-        calls.append(len(image))
+        found.append(len(image))
         return real(self, image)
 
     monkeypatch.setattr(FrozenFeatures, "__call__", counted)
+    return found
+
+
+def test_features_that_are_kept_teach_what_new_ones_do(learn: Learn, calls: list[int]) -> None:
     one = ["train.textdiff.batch=1", "train.textdiff.steps=12", "train.textdiff.augment.dihedral=mirror"]
     kept = learn("textdiff", "kept", *one)
     assert calls == [1] * len(calls) and len(calls) <= 8  # four pictures, each with its mirror image
@@ -165,15 +171,7 @@ def test_features_that_are_kept_teach_what_new_ones_do(learn: Learn, monkeypatch
     assert not same(state(kept.path, "textdiff"), state(other.path, "textdiff"))
 
 
-def test_heads_of_one_backbone_share_what_they_keep(learn: Learn, monkeypatch: pytest.MonkeyPatch) -> None:
-    calls: list[int] = []
-    real = FrozenFeatures.__call__
-
-    def counted(self: FrozenFeatures, image: torch.Tensor) -> list[torch.Tensor]:
-        calls.append(len(image))
-        return real(self, image)
-
-    monkeypatch.setattr(FrozenFeatures, "__call__", counted)
+def test_heads_of_one_backbone_share_what_they_keep(learn: Learn, calls: list[int]) -> None:
     one = ["train.textdiff.batch=1", "train.textdiff.steps=12", "train.textdiff.augment.dihedral=mirror"]
     other = [*one, "textdiff.text=mean"]
     alone = [
