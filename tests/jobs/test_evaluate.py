@@ -19,6 +19,7 @@ from tagmask.jobs.evaluate import EvaluateSettings, combine, evaluate
 from tagmask.jobs.prepare import prepare
 from tagmask.scoring.scoreboard import combined_markdown
 from tagmask.slices import SliceSettings
+from tests.random_run import write_run
 
 KEY = ("method", "positives", "image", "dice")
 AFFINE = np.diag([2.0, 3.0, 5.0, 1.0])
@@ -339,6 +340,30 @@ def test_what_would_be_a_lie_or_a_loss_is_refused(world: World, tmp_path: Path) 
     with pytest.raises(InputError, match=r"soft|as an image does"):
         evaluate(world.results, world.data / "images", out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_cases_that_the_run_learnt_from_are_named(
+    world: World, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = write_run(tmp_path / "run")
+    lines = (world.data / "labels.csv").read_text().splitlines()
+    split = {"a": "train", "b": "val", "c": "test"}
+    rows = [f"{line},{split[line[0]]}" for line in lines[1:]]
+    (world.data / "all.csv").write_text("\n".join([f"{lines[0]},split", *rows]) + "\n")
+    prepare(world.data / "all.csv", tmp_path / "prepared", settings=SliceSettings(size=16))
+    experiment = (run / "experiment.toml").read_text()
+    (run / "experiment.toml").write_text(
+        re.sub(r'prepared = ".*"', f'prepared = "{tmp_path}/prepared"', experiment)
+    )
+    manifest = world.results / "manifest.json"
+    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "run": str(run)}))
+    found = evaluate(world.results, world.data, out=tmp_path / "out", resamples=20)
+    assert "2 of 3 cases, a for instance, are of the train or val split" in found.summary["notes"][-1]
+    assert "say little of other patients" in caplog.text
+    assert "a for instance" in (tmp_path / "out" / "summary.md").read_text()
+    for name in "ab":
+        (world.results / "masks" / f"{name}.nii.gz").unlink()
+    assert "train or val" not in str(evaluate(world.results, world.data, out=tmp_path / "c").summary["notes"])
 
 
 def test_no_histogram_of_another_evaluation_stays(world: World, tmp_path: Path) -> None:

@@ -39,6 +39,7 @@ from tagmask.scoring.baseline_rows import (
     told_rows,
 )
 from tagmask.scoring.baselines import relative_positions
+from tagmask.scoring.learnt_from import learnt_from
 from tagmask.scoring.protocol import EvaluateSettings
 from tagmask.scoring.results import Results, open_results
 from tagmask.scoring.scoreboard import Evaluation, combine, to_json
@@ -55,6 +56,8 @@ from tagmask.types import Study
 __all__ = ["EvaluateSettings", "Evaluation", "combine", "evaluate"]
 
 log = logging.getLogger(__name__)
+
+_Cases = Mapping[str, TruthCase]
 
 
 @dataclass(frozen=True)
@@ -195,6 +198,7 @@ def evaluate(
     reader = _Reader(settings, _images(matched, found, images), picture_positions(cases, found), found)
     prepared = Prepared.open(train) if train is not None else None
     rows, notes = _rows(reader, matched, val, prepared, name or found.title)
+    notes += learnt_from(found, {i: reader.images.get(i, ()) for i in matched})
     seen = Accumulator(rows, settings, found.score_source(matched))
     for case in _stream(reader, matched, seen.failed):
         seen.enter(case)
@@ -220,7 +224,7 @@ def evaluate(
 
 
 def _rows(
-    reader: _Reader, matched: Mapping[str, TruthCase], val: Path | None, prepared: Prepared | None, title: str
+    reader: _Reader, matched: _Cases, val: Path | None, prepared: Prepared | None, title: str
 ) -> tuple[list[Row], list[str]]:
     """Give the rows of the table, and why some are absent."""
     assert reader.results is not None
@@ -258,9 +262,7 @@ def _case_lists(
     }
 
 
-def _val(
-    folder: Path | None, settings: EvaluateSettings, judged: Mapping[str, TruthCase]
-) -> Iterator[LoadedCase]:
+def _val(folder: Path | None, settings: EvaluateSettings, test: _Cases) -> Iterator[LoadedCase]:
     """Read the val set; nothing where there is none.
 
     Raises
@@ -270,14 +272,12 @@ def _val(
     """
     if folder is not None:
         cases = truth_cases(Path(folder), tag=settings.tag)
-        refuse_shared(cases, judged, folder)
+        refuse_shared(cases, test, folder)
         reader = _Reader(settings, {i: c.images for i, c in cases.items()}, picture_positions(cases, None))
         yield from (reader.load(case) for case in cases.values())
 
 
-def _images(
-    matched: Mapping[str, TruthCase], found: Results, folder: Path | None
-) -> dict[str, tuple[Path, ...]]:
+def _images(matched: _Cases, found: Results, folder: Path | None) -> dict[str, tuple[Path, ...]]:
     """Source images by case: of the folder given, else of the table, else of the manifest."""
     if folder is not None:
         return {stem(p): (p,) for p in case_files(folder) if stem(p) in matched}
@@ -285,9 +285,7 @@ def _images(
     return {i: p if p and all(f.exists() for f in p) else found.images(i) for i, p in listed.items()}
 
 
-def _stream(
-    reader: _Reader, cases: Mapping[str, TruthCase], failed: list[tuple[str, str]]
-) -> Iterator[LoadedCase]:
+def _stream(reader: _Reader, cases: _Cases, failed: list[tuple[str, str]]) -> Iterator[LoadedCase]:
     """Read one case after the other; those that cannot be read are noted, the others go on."""
     for case in cases.values():
         try:
