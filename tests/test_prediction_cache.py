@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import fields, replace
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 import torch
 
-from tagmask.prediction_cache import PredictionCache, Variant, lend
-from tagmask.runs import Run
+from tagmask.prediction_cache import PredictionCache, Variant
 from tagmask.types import Batch, Prediction
-from tests.random_run import write_run
 
 
 class Walk:
@@ -66,15 +64,3 @@ def test_nothing_is_left_on_the_disk(walk: Walk, tmp_path: Path) -> None:
     with closing(PredictionCache(walk, tmp_path / "new")) as cache:
         cache.recall(batch_of("a"), 0, 0)
         assert list((tmp_path / "new").iterdir()) == [], "the file has no name, so a killed job leaves none"
-
-
-def test_a_run_with_another_method_keeps_its_networks(tmp_path: Path, walk: Walk) -> None:
-    run = Run.open(write_run(tmp_path / "run"))
-    with closing(PredictionCache(walk, tmp_path)) as cache:
-        method = Variant(cache, 0, None)
-        lent = lend(run, method)
-        assert lent.method("cdm", device="cpu") is method and isinstance(lent, Run)
-        assert lent.networks is run.networks
-        assert (lent.path, lent.experiment, lent.slices) == (run.path, run.experiment, run.slices)
-        assert lend(replace(run, val_masks=True), method).val_masks and not lent.val_masks
-        assert Run.of(lent) is lent

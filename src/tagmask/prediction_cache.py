@@ -1,7 +1,7 @@
 """One walk through the networks for several uses of it: computed once for each slice, then remembered on disk.
 
 A sweep over R needs the map after every stage of one walk, a table in two set-ups the same map with and
-without a gate. `segment` asks a run for its method; `lend` gives it one that remembers.
+without a gate. `segment` takes a `Variant` as the method that it uses.
 """
 
 from __future__ import annotations
@@ -16,11 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tagmask.methods import Networks
-from tagmask.runs import Run
-from tagmask.types import Batch, Method, Prediction
+from tagmask.types import Batch, Prediction
 
-__all__ = ["PredictionCache", "Variant", "lend"]
+__all__ = ["PredictionCache", "Variant"]
 
 
 _MAPS, _COLUMNS = ("score_map", "uncertainty"), ("threshold", "score", "present")
@@ -138,23 +136,3 @@ class Variant:
     def predict(self, batch: Batch, seed: int = 0) -> Prediction:
         """Give what the variant says."""
         return self.cache.recall(batch, seed, self.index)
-
-
-def lend(run: Run, method: Method) -> Run:
-    """Give a run that has this method already; all else, networks included, is the run's own."""
-    return _Lent(run.path, run.experiment, run.snapshot, run.val_masks, lender=run, made=method)
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Lent(Run):
-    lender: Run
-    made: Method
-
-    @property
-    def networks(self) -> Networks:
-        """Those of the lender, which are in memory."""
-        return self.lender.networks
-
-    def method(self, name: str | None = None, *, device: str = "cpu", **changes: Any) -> Method:
-        """Give the method that was made."""
-        return self.made

@@ -23,7 +23,7 @@ from tagmask.jobs.evaluate import EvaluateSettings, evaluate
 from tagmask.jobs.segment import segment
 from tagmask.machine import device_of, environment
 from tagmask.methods import settings_of
-from tagmask.prediction_cache import PredictionCache, Variant, lend
+from tagmask.prediction_cache import PredictionCache, Variant
 from tagmask.runs import Run
 from tagmask.scoring.scoreboard import write_numbers
 from tagmask.scoring.truth import truth_cases
@@ -182,8 +182,8 @@ def _score(
         for i, value in enumerate(walk.values):
             target = out / "evaluations" / f"{kind}-{value}-seed{seed}"
             with tempfile.TemporaryDirectory(prefix=".ablate-", dir=out) as masks:
-                lent = lend(walk.run, Variant(cache, i, walk.settings[i]))
-                failed = segment(lent, inputs, out=masks, seed=seed, **options).failed
+                one = Variant(cache, i, walk.settings[i])
+                failed = segment(walk.run, inputs, out=masks, seed=seed, using=one, **options).failed
                 if not failed:
                     found = evaluate(masks, truth, out=target, settings=settings)
                     failed = dict(found.failed)

@@ -33,7 +33,7 @@ from tagmask.jobs.evaluate import evaluate
 from tagmask.jobs.segment import SegmentResult, segment
 from tagmask.jobs.train import Progress, train
 from tagmask.machine import device_of, environment
-from tagmask.prediction_cache import PredictionCache, Variant, lend
+from tagmask.prediction_cache import PredictionCache, Variant
 from tagmask.scoring.results import open_results
 from tagmask.training.kept_features import features_of_one_backbone_are_shared
 
@@ -263,14 +263,14 @@ def _make(cell: Cell, device: str, batch: int | None) -> None:
 def _segment(cell: Cell, device: str, batch: int | None) -> dict[str, object]:
     """Segment once for each source of tags, with one walk through the networks, and say what it took."""
     run = replace(cell.run)  # its networks go with it when the cell is finished
-    peak, took = PeakMemory(device), list[SegmentResult]()
+    peak, took, using = PeakMemory(device), list[SegmentResult](), None
     with ExitStack() as stack:
         if len(cell.modes) > 1:
             method = run.method(cell.row.method, device=device)
             cache = stack.enter_context(
                 closing(PredictionCache(lambda b, s: [method.predict(b, s)], cell.folder))
             )
-            run = lend(run, Variant(cache, 0, getattr(method, "settings", None)))
+            using = Variant(cache, 0, getattr(method, "settings", None))
         for mode in cell.modes:
             took.append(
                 segment(
@@ -278,6 +278,7 @@ def _segment(cell: Cell, device: str, batch: int | None) -> dict[str, object]:
                     [cell.fold.inputs],
                     out=cell.folder / mode,
                     method=cell.row.method,
+                    using=using,
                     seed=cell.seed,
                     tags=mode,
                     device=device,

@@ -32,6 +32,7 @@ from tagmask.segmenting.cases import by_image, source_names
 from tagmask.segmenting.output import clear
 from tagmask.segmenting.presence import Tags
 from tagmask.segmenting.workbench import COLUMNS, Workbench
+from tagmask.types import Method
 
 __all__ = ["SegmentResult", "segment"]
 
@@ -71,6 +72,7 @@ def segment(
     *,
     out: Path | str,
     method: str | None = None,
+    using: Method | None = None,
     overrides: Sequence[str] = (),
     snapshot: int | None = None,
     val_masks: bool = False,
@@ -94,6 +96,8 @@ def segment(
         Folder for masks/, scores/, slices.csv and manifest.json; uncertainty/ where the method says how unsure it is.
     method
         A name of `METHODS`; the experiment's first by default.
+    using
+        That method, made already: one that remembers what it said, for instance.
     overrides
         `a.b=c` assignments on the run's experiment, for instance "methods.cdm.noise_level=200".
     snapshot
@@ -148,7 +152,7 @@ def segment(
     device = device_of(device)
     name = run.method_name(method)
     job = Workbench(
-        method=run.method(name, device=device),
+        method=using or run.method(name, device=device),
         classifier=run.networks.classifier,
         channels=cast(Any, run.networks.get(run.needs(name)[0])).settings.channels,
         settings=run.slices,
