@@ -81,6 +81,10 @@ def test_nothing_is_replaced_unasked(tmp_path: Path) -> None:
     after = fill(out, label=0, overwrite=True).fingerprint
     assert Prepared.open(out).fingerprint == after != before
     assert names(tmp_path) == ["out"]
+    (out / "my notes.txt").write_text("keep me")
+    with pytest.raises(InputError, match=r"also holds my notes\.txt, which would go with it"):
+        fill(out, overwrite=True)
+    assert Prepared.open(out).fingerprint == after and (out / "my notes.txt").is_file()
 
 
 def test_a_failed_replacement_keeps_the_old_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -244,13 +244,27 @@ def _canonical(value: Any) -> bytes:
     return json.dumps(value, sort_keys=True, ensure_ascii=True, separators=(",", ":")).encode()
 
 
+_PARTS = {
+    *("slices.npy", "index.csv", "settings.json", "fingerprint.json", "texts.csv", "masks.npy"),
+    *("problems.csv", "tables", COMMANDS),
+}
+"""What a prepared folder holds; one that is replaced goes with all of it."""
+
+
 def refuse_existing(out: Path, overwrite: bool) -> None:
-    """Refuse a place that is taken, unless by an empty folder, or by a prepared one to replace."""
+    """Refuse a place that is taken, unless by an empty folder, or by a prepared one to replace and nothing else."""
     if not os.path.lexists(out) or (out.is_dir() and not any(out.iterdir())):
         return
     ours = False
     with suppress(OSError, ValueError, AttributeError):
         ours = json.loads((out / "settings.json").read_text(encoding="utf-8")).get("format") == FORMAT
+    others = sorted(path.name for path in out.iterdir() if path.name not in _PARTS) if ours else []
+    if overwrite and others:
+        raise InputError(
+            f"The prepared folder also holds {others[0]}, which would go with it.",
+            where=out,
+            repair="Move it away, or choose another folder.",
+        )
     if ours and overwrite:
         return
     what = "holds prepared slices already" if ours else "is there already and is no prepared folder"
