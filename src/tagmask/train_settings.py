@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
@@ -145,7 +146,11 @@ class TrainSettings:
         }
         for rule, holds in checks.items():
             if not holds:
-                raise ConfigError(f"{rule} does not hold: {plain(self)}.", where="[train]")
+                named = set(re.findall(r"[a-z_]+", rule))
+                found = ", ".join(f"{key} = {value}" for key, value in plain(self).items() if key in named)
+                raise ConfigError(
+                    f"{rule} does not hold: {found}.", where="[train]", repair="Change one of them."
+                )
 
 
 @dataclass(frozen=True)

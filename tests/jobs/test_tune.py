@@ -333,7 +333,7 @@ def test_the_batch_does_not_matter(run: Path, monkeypatch: pytest.MonkeyPatch) -
     ("options", "error", "message"),
     [
         ({"split": "test"}, ConfigError, "test split"),
-        ({"split": "vla"}, InputError, "vla split has no slice with tag 0"),
+        ({"split": "vla"}, ConfigError, "no split 'vla'"),
         ({"grid": {}}, ConfigError, r"nothing to try, and cdm has no rule of its own.*--grid"),
         ({"grid": None}, ConfigError, "nothing to try"),
         ({"grid": {"stages": []}}, ConfigError, "nothing to try"),

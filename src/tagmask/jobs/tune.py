@@ -19,6 +19,7 @@ from torch import Tensor
 
 from tagmask.config import plain, read_toml, write_toml
 from tagmask.data.prepared import Prepared
+from tagmask.data.table import SPLITS
 from tagmask.errors import ConfigError, InputError
 from tagmask.experiment import layer
 from tagmask.io import note_command, write_csv, write_text
@@ -109,12 +110,14 @@ def tune(
     Raises
     ------
     ConfigError
-        Neither a grid nor a method that chooses, an unknown setting or device, or the test split.
+        Neither a grid nor a method that chooses, an unknown setting, device or split, or the test split.
     InputError
         No validation slices, or only one tag among them.
     """
     if split == "test":
         raise ConfigError("settings cannot be chosen on the test split.", repair="Use the val split.")
+    if split not in SPLITS:
+        raise ConfigError(f"there is no split {split!r}.", repair="Use val, or train.")
     if limit is not None and limit < 1:
         raise ConfigError(f"limit = {limit} is not allowed.", repair="Use 1 or more, or leave it out.")
     device = device_of(device)
