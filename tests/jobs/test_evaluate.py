@@ -337,7 +337,10 @@ def test_what_would_be_a_lie_or_a_loss_is_refused(world: World, tmp_path: Path) 
         with pytest.raises(InputError, match=r"holds other things \(.*\) and no summary\.json"):
             evaluate(world.results, world.data, out=place)
         assert sorted(world.root.rglob("*")) == before
-    with pytest.raises(InputError, match=r"soft|as an image does"):
+    manifest = json.loads((world.results / "manifest.json").read_text())
+    images = {name: [str(world.data / "images" / f"{name}.nii.gz")] for name in "abc"}
+    (world.results / "manifest.json").write_text(json.dumps({**manifest, "inputs": images}))
+    with pytest.raises(InputError, match=r"a\.nii\.gz: The mask is the image itself"):
         evaluate(world.results, world.data / "images", out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

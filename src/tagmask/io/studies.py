@@ -25,9 +25,6 @@ __all__ = [
     "read_study",
 ]
 
-_LABELS = 64
-"""Different values that a mask may hold where none is named; an image holds more."""
-
 Kind = Literal["volume", "picture"]
 
 
@@ -223,8 +220,8 @@ def read_mask(
     Raises
     ------
     InputError
-        Damaged; values that are not finite; a soft mask (fractions, other than 0 and one value); colours; without
-        labels, values below 0 or more than 64 different ones.
+        Damaged; values that are not finite; a soft mask (fractions, other than 0 and one value); colours;
+        values below 0 where no labels are named.
     GeometryError
         Pictures that do not fit their DICOM slices.
     """
@@ -249,20 +246,13 @@ def _mask_values(path: Path, labels: tuple[int, ...] | None) -> tuple[np.ndarray
         )
     if image.dtype.kind == "f":
         _check_hard(path, image[0], labels)
-    if labels is None:
-        _check_labels(path, image[0])
-    return image[0], source.header.affine
-
-
-def _check_labels(path: Path, values: np.ndarray) -> None:
-    """Refuse what is hardly a mask: values below 0, or so many of them that an image was given in its place."""
-    repair = "Give a mask, or name the values that are the target (--mask-labels)."
-    if (low := values.min()) < 0:
-        raise InputError(f"The mask holds values below 0, down to {low:g}.", where=path, repair=repair)
-    if values.max() > _LABELS and (count := len(np.unique(values))) > _LABELS:
+    if labels is None and (low := image[0].min()) < 0:
         raise InputError(
-            f"The mask holds {count} different values, as an image does.", where=path, repair=repair
+            f"The mask holds values below 0, down to {low:g}.",
+            where=path,
+            repair="Give a mask, or name the values that are the target (--mask-labels).",
         )
+    return image[0], source.header.affine
 
 
 def _check_hard(path: Path, values: np.ndarray, labels: tuple[int, ...] | None) -> None:

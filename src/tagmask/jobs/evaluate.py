@@ -46,6 +46,7 @@ from tagmask.scoring.scoreboard import Evaluation, combine, to_json
 from tagmask.scoring.truth import (
     TruthCase,
     picture_positions,
+    refuse_image,
     refuse_shared,
     slice_info,
     truth_cases,
@@ -77,6 +78,7 @@ class _Reader:
         InputError, GeometryError
             A file that cannot be read, or that lies on another grid than the truth.
         """
+        refuse_image(case.mask, self.images.get(case.id, ()))
         source = next(iter(case.images), None)
         truth = read_mask(case.mask, labels=self.settings.mask_labels, image=source)
         kind: Literal["picture", "volume"] = "picture" if truth.affine is None else "volume"

@@ -10,6 +10,7 @@ import numpy as np
 
 from tagmask.data.table import Case, by_study, read_table
 from tagmask.errors import ConfigError, InputError
+from tagmask.io import sha256
 from tagmask.scoring.baselines import relative_positions
 from tagmask.scoring.results import Results, files_by_case
 
@@ -17,6 +18,7 @@ __all__ = [
     "SliceInfo",
     "TruthCase",
     "picture_positions",
+    "refuse_image",
     "refuse_shared",
     "slice_info",
     "truth_cases",
@@ -99,6 +101,20 @@ def truth_cases(truth: Path, table: Path | None = None, *, tag: str = "label") -
             repair="Give masks, a CSV with a column mask, or a data folder.",
         )
     return found
+
+
+def refuse_image(mask: Path, images: Sequence[Path]) -> None:
+    """Refuse the image itself in the place of its mask: all that is not black would be the target.
+
+    Raises
+    ------
+    InputError
+        The file of the mask has the bytes of one of the images.
+    """
+    files = [image for image in images if mask.is_file() and image.is_file()]
+    alike = (image for image in files if mask.stat().st_size == image.stat().st_size)
+    if any(sha256(mask) == sha256(image) for image in alike):
+        raise InputError("The mask is the image itself.", where=mask, repair="Give the folder of the masks.")
 
 
 def refuse_shared(val: Mapping[str, TruthCase], test: Mapping[str, TruthCase], where: Path) -> None:
