@@ -80,8 +80,8 @@ def on_one_scale(image: np.ndarray, kind: str) -> np.ndarray:
     Examples
     --------
     >>> flair, t1 = np.linspace(0, 300, 1001), np.linspace(1000, 5000, 1001)
-    >>> on_one_scale(np.stack([flair, t1])[:, None, None], "volume")[..., 500].round(3).ravel().tolist()
-    [0.501, 0.501]
+    >>> [f"{value:.3f}" for value in on_one_scale(np.stack([flair, t1])[:, None, None], "volume")[..., 500].ravel()]
+    ['0.501', '0.501']
     """
     pixels = image.reshape(len(image) if kind == "volume" else 1, -1)
     low, high = pixels.min(axis=1, keepdims=True), np.quantile(pixels, _BRIGHT, axis=1, keepdims=True)

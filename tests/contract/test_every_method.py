@@ -169,7 +169,7 @@ def test_tags_suffice(
     for reader in (
         "tagmask.io.read_mask",
         "tagmask.io.studies.read_mask",
-        "tagmask.data.prepared.Prepared.masks",
+        "tagmask.data.prepared.Prepared.open_masks",
     ):
         monkeypatch.setattr(reader, fail)
     data = Prepared.open(prepared)

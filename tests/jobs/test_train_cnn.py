@@ -38,7 +38,7 @@ def test_a_cnn_learns_from_tags_and_makes_maps(
     def fail(*_: object) -> None:
         raise AssertionError("a mask was asked for")
 
-    monkeypatch.setattr("tagmask.data.prepared.Prepared.masks", fail)
+    monkeypatch.setattr("tagmask.data.prepared.Prepared.open_masks", fail)
     (tmp_path / "e.toml").write_text(EXPERIMENT.format(prepared=prepared.as_posix()), encoding="utf-8")
     losses: list[float] = []
     run = train(tmp_path / "e.toml", out=tmp_path / "run", report=lambda p: losses.append(p.loss))

@@ -295,7 +295,7 @@ def test_no_mask_is_needed(cohort: Path, tmp_path: Path, monkeypatch: pytest.Mon
     for name in (
         "tagmask.io.read_mask",
         "tagmask.io.studies.read_mask",
-        "tagmask.data.prepared.Prepared.masks",
+        "tagmask.data.prepared.Prepared.open_masks",
     ):
         monkeypatch.setattr(name, fail)
     run = write_run(tmp_path / "run", prepared=tmp_path / "prepared")
