@@ -750,6 +750,12 @@ def test_a_folder_of_other_things_is_left_alone(place: str, run: Path, tmp_path:
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
+def test_hidden_files_are_no_other_things(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / ".0123.tmp.json").touch()  # of a job that was killed while it wrote
+    assert segment(run, pictures(tmp_path, 1), out=tmp_path / "out").done == ("p0",)
+
+
 def test_two_jobs_do_not_write_into_one_folder(run: Path, tmp_path: Path) -> None:
     with alone_in(tmp_path / "out"), pytest.raises(RunError, match="in use by another process"):
         segment(run, pictures(tmp_path, 1), out=tmp_path / "out")

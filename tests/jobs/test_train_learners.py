@@ -25,7 +25,7 @@ from tagmask.networks.features import FrozenFeatures
 from tagmask.networks.kinds import MASK_LEARNERS
 from tagmask.runs import Run
 from tagmask.slices import SliceSettings
-from tagmask.training.kept_features import features_of_one_backbone_are_shared
+from tagmask.training.kept_features import shared_features
 from tagmask.training.start import begin
 from tagmask.training.trainer import Trainer
 from tests import random_run, toys
@@ -179,7 +179,7 @@ def test_heads_of_one_backbone_share_what_they_keep(learn: Learn, calls: list[in
     ]
     each = len(calls) // 2
     calls.clear()
-    with features_of_one_backbone_are_shared():
+    with shared_features():
         first, second = learn("textdiff", "c", *one), learn("textdiff", "d", *other)
         assert len(calls) == each, "the second computes none"
         learn("textdiff", "e", *one, "textdiff.features.steps=[7]")

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -34,6 +34,7 @@ from tagmask.methods import settings_of
 from tagmask.networks.kinds import reads_text
 from tagmask.resume import no_weights
 from tagmask.runs import Run
+from tagmask.scoring.learnt_from import images_learnt
 from tagmask.scoring.protocol import VERSION
 from tagmask.segmenting import VERSION as MASKS_VERSION
 
@@ -259,35 +260,11 @@ def _inline(value: object) -> str:
 
 
 def _refuse_leak(run: Run, needs: Sequence[str], fold: Fold) -> None:
-    """Refuse a run that learnt, or was tuned, from an image it is to be tested on, as far as can be known.
-
-    What the backbone of a network saw, its network has seen.
-    """
-    for home, folder in _lessons(run, needs):
-        if not (folder / "settings.json").is_file():
-            continue
-        record = json.loads((folder / "fingerprint.json").read_text(encoding="utf-8"))
-        if "splits" not in record:
+    """Refuse a run that learnt, or was tuned, from an image it is to be tested on, as far as can be known."""
+    for image in images_learnt(run, needs):
+        if image.sha256 in fold.images:
             raise RunError(
-                "was prepared by an earlier Tagmask, which did not write down which files are of which split.",
-                where=folder,
-                repair="Prepare it again with --overwrite: its fingerprint stays, and so do its runs.",
+                f"was trained with {image.path} in its {image.split} split, which is among the images of {fold.title}.",
+                where=image.run,
+                repair="Name the run that was trained without this fold.",
             )
-        for path, sha in record["sources"].items():
-            split = record["splits"][path]
-            if split in ("train", "val") and sha in fold.images:
-                raise RunError(
-                    f"was trained with {path} in its {split} split, which is among the images of {fold.title}.",
-                    where=home,
-                    repair="Name the run that was trained without this fold.",
-                )
-
-
-def _lessons(run: Run, needs: Sequence[str]) -> Iterator[tuple[Path, Path]]:
-    """Give the prepared folder that a run learnt from, and those of the runs whose features it reads."""
-    yield run.path, run.experiment.data.prepared
-    for need in needs:
-        features = getattr(getattr(run.experiment, need), "features", None)
-        home = None if features is None else features.weights.resolve().parent.parent
-        if home is not None and (home / "experiment.toml").is_file():
-            yield home, Run.open(home, tuned=False).experiment.data.prepared

@@ -18,19 +18,8 @@ PathLike = str | os.PathLike[str]
 _DICOM = (".dcm", ".dicom", ".ima")
 _SUFFIXES = (".nii.gz", ".nii", ".png", ".jpg", ".jpeg", ".tif", ".tiff", *_DICOM)
 _UNREAD = (
-    ".mha",
-    ".mhd",
-    ".nrrd",
-    ".mgz",
-    ".mgh",
-    ".hdr",
-    ".bmp",
-    ".gif",
-    ".webp",
-    ".jp2",
-    ".svs",
-    ".npy",
-    ".zip",
+    *(".mha", ".mhd", ".nrrd", ".mgz", ".mgh", ".hdr", ".bmp", ".gif", ".webp", ".jp2", ".svs"),
+    *(".npy", ".zip"),
 )
 """Suffixes of images, or of archives of them, that are not read."""
 
@@ -64,7 +53,7 @@ def case_files(folder: PathLike) -> list[Path]:
 
     A folder that itself holds DICOM files is one input. Hidden files are skipped; links that lead nowhere are
     listed, so that the case is reported and not lost. Other folders are not entered: masks and results may lie in
-    them. What is left out so, or lies beside a DICOM series, is named in a warning.
+    them. What is left out so, lies beside a DICOM series, or is of a format that is not read is named in a warning.
 
     Raises
     ------
@@ -87,13 +76,13 @@ def case_files(folder: PathLike) -> list[Path]:
     else:
         found = sorted(images + [p for p in folders if _holds_dicom(p)])
         left = [p.name for p in folders if p not in found and _holds_images(p)]
-    listed, foreign = (
-        _some(left),
-        [p.name for p in members if p.name.lower().endswith(_UNREAD) and p.is_file()],
-    )
+    listed = _some(left)
+    foreign = [p.name for p in members if p not in folders and p.name.lower().endswith(_UNREAD)]
     if not found:
+        others = f", but folders with images: {listed}" if left else ""
+        unread = f"; files of other formats: {_some(foreign)}" if foreign else ""
         raise InputError(
-            f"The folder holds no image{f', but folders with images: {listed}' if left else ''}.",
+            f"The folder holds no image{others}{unread}.",
             where=folder,
             repair="Give these folders." if left else "Give a folder of NIfTI, DICOM, PNG, JPEG or TIFF.",
         )

@@ -60,13 +60,15 @@ def refuse_foreign(folder: Path, mark: str, *, leftovers: Collection[str] = ()) 
     Raises
     ------
     InputError
-        The folder is a file, or holds anything and not the mark.
+        The folder is a file, or holds anything and not the mark. Hidden files do not count: a command that was
+        killed may leave one, and file managers do.
     """
     if not folder.exists() or (folder / mark).is_file():
         return
     if not folder.is_dir():
         raise InputError("The output is a file.", where=folder, repair="Give a folder.")
-    others = sorted(path.name for path in folder.iterdir() if path.name not in (_LOCK, *leftovers))
+    names = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
+    others = [name for name in names if name not in leftovers]
     if others:
         listed = ", ".join(others[:3]) + (", ..." if len(others) > 3 else "")
         raise InputError(

@@ -35,7 +35,7 @@ from tagmask.jobs.train import Progress, train
 from tagmask.machine import device_of, environment
 from tagmask.prediction_cache import PredictionCache, Variant
 from tagmask.scoring.results import open_results
-from tagmask.training.kept_features import features_of_one_backbone_are_shared
+from tagmask.training.kept_features import shared_features
 
 __all__ = ["BenchmarkResult", "benchmark"]
 
@@ -136,7 +136,7 @@ def benchmark(
     done, skipped = list[str](), list[str]()
     with alone_in(out):
         folds = open_folds(plan, partial(_fail, failed))
-        with features_of_one_backbone_are_shared():
+        with shared_features():
             trained = _train(plan, wanted, folds, failed, training)
         cells = list(_plan(plan, wanted, folds, out / "cells", failed))
         for count, cell in enumerate(cells, 1):

@@ -39,7 +39,7 @@ from tagmask.scoring.baseline_rows import (
     told_rows,
 )
 from tagmask.scoring.baselines import relative_positions
-from tagmask.scoring.learnt_from import learnt_from
+from tagmask.scoring.learnt_from import note_of_learnt
 from tagmask.scoring.protocol import EvaluateSettings
 from tagmask.scoring.results import Results, open_results
 from tagmask.scoring.scoreboard import Evaluation, combine, to_json
@@ -200,7 +200,7 @@ def evaluate(
     reader = _Reader(settings, _images(matched, found, images), picture_positions(cases, found), found)
     prepared = Prepared.open(train) if train is not None else None
     rows, notes = _rows(reader, matched, val, prepared, name or found.title)
-    notes += learnt_from(found, {i: reader.images.get(i, ()) for i in matched})
+    notes += note_of_learnt(found, {i: reader.images.get(i, ()) for i in matched})
     seen = Accumulator(rows, settings, found.score_source(matched))
     for case in _stream(reader, matched, seen.failed):
         seen.enter(case)

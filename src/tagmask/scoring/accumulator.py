@@ -105,7 +105,7 @@ class Accumulator:
             what = (
                 f"none of {len(records)} slices of the truth holds a label of {', '.join(map(str, labels))}."
             )
-            raise InputError(what, where="--mask-labels", repair="Name values that the masks have.")
+            raise InputError(what, where="evaluate.mask_labels", repair="Name values that the masks have.")
         if self.settings.positives == "tag" and all(r.tag is None for r in records):
             repair = 'Give a table with tags, or positives = "truth".'
             raise ConfigError("no slice has a tag.", where="evaluate.positives", repair=repair)

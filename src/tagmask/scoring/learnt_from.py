@@ -1,23 +1,73 @@
-"""Whether what is judged was learnt from: images of the train or val split of the run that made the masks."""
+"""Which images a run has learnt from, or was chosen by: those of the train and val splits of its prepared data."""
 
 from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
-from tagmask.errors import TagmaskError
+from tagmask.errors import RunError, TagmaskError
 from tagmask.io import sha256
 from tagmask.runs import Run
 from tagmask.scoring.results import Results
 
-__all__ = ["learnt_from"]
+__all__ = ["LearntImage", "images_learnt", "note_of_learnt"]
 
 log = logging.getLogger(__name__)
 
 
-def learnt_from(results: Results, images: Mapping[str, Sequence[Path]]) -> list[str]:
+class LearntImage(NamedTuple):
+    """A file of the train or val split, the run whose data it is of, and its SHA-256."""
+
+    run: Path
+    path: str
+    split: str
+    sha256: str
+
+
+def images_learnt(run: Run, needs: Sequence[str]) -> Iterator[LearntImage]:
+    """Yield what the networks of a run were trained on or chosen by, as far as the prepared data are still there.
+
+    What the backbone of a network saw, its network has seen.
+
+    Parameters
+    ----------
+    needs
+        The networks that are used.
+
+    Raises
+    ------
+    RunError
+        Data that were prepared before splits were written down.
+    """
+    for home, folder in _lessons(run, needs):
+        if not (folder / "settings.json").is_file():
+            continue
+        record = json.loads((folder / "fingerprint.json").read_text(encoding="utf-8"))
+        if "splits" not in record:
+            raise RunError(
+                "was prepared by an earlier Tagmask, which did not write down which files are of which split.",
+                where=folder,
+                repair="Prepare it again with --overwrite: its fingerprint stays, and so do its runs.",
+            )
+        for path, sha in record["sources"].items():
+            if (split := record["splits"][path]) in ("train", "val"):
+                yield LearntImage(home, path, split, sha)
+
+
+def _lessons(run: Run, needs: Sequence[str]) -> Iterator[tuple[Path, Path]]:
+    """Give the prepared folder that a run learnt from, and those of the runs whose features it reads."""
+    yield run.path, run.experiment.data.prepared
+    for need in needs:
+        features = getattr(getattr(run.experiment, need), "features", None)
+        home = None if features is None else features.weights.resolve().parent.parent
+        if home is not None and (home / "experiment.toml").is_file():
+            yield home, Run.open(home, tuned=False).experiment.data.prepared
+
+
+def note_of_learnt(results: Results, images: Mapping[str, Sequence[Path]]) -> list[str]:
     """Say, in a note for the table and in a warning, how many cases the run has learnt from or was chosen by.
 
     Nothing is said where it cannot be known: masks without a manifest, a run or prepared data that are gone.
@@ -29,12 +79,9 @@ def learnt_from(results: Results, images: Mapping[str, Sequence[Path]]) -> list[
     images
         Source files by case.
     """
-    run = str(results.manifest.get("run") or "")
     try:
-        folder = Run.open(Path(run), tuned=False).experiment.data.prepared
-        record = json.loads((folder / "fingerprint.json").read_text(encoding="utf-8"))
-        splits = record["splits"]
-        seen = {sha for path, sha in record["sources"].items() if splits[path] in ("train", "val")}
+        run = Run.open(Path(str(results.manifest.get("run") or "")), tuned=False)
+        seen = {image.sha256 for image in images_learnt(run, run.needs(results.manifest.get("method")))}
         found = [case for case, paths in images.items() if any(sha256(path) in seen for path in paths)]
     except (TagmaskError, OSError, ValueError, KeyError, TypeError):
         return []
@@ -42,7 +89,7 @@ def learnt_from(results: Results, images: Mapping[str, Sequence[Path]]) -> list[
         return []
     note = (
         f"{len(found)} of {len(images)} cases, {found[0]} for instance, are of the train or val split of the data that "
-        f"{run} learnt from: their numbers say little of other patients."
+        f"{run.path} learnt from: their numbers say little of other patients."
     )
     log.warning("%s", note)
     return [note]

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from tagmask.networks.feature_cache import FeatureCache
 
-__all__ = ["MEMORY", "KeptFeatures", "features_of_one_backbone_are_shared", "kept"]
+__all__ = ["MEMORY", "KeptFeatures", "kept", "shared_features"]
 
 MEMORY = 2 * 2**30
 """Bytes of features that are held in memory; those beyond lie on disk."""
@@ -57,7 +57,7 @@ _SHARED: ContextVar[dict[Hashable, KeptFeatures] | None] = ContextVar("_SHARED",
 
 
 @contextmanager
-def features_of_one_backbone_are_shared() -> Iterator[None]:
+def shared_features() -> Iterator[None]:
     """Let the trainings of a block go on with what the one before has kept, where backbone and data are the same.
 
     Heads that differ in anything else, such as the ablations of one, then compute no feature twice. Those of one
