@@ -5,16 +5,18 @@ The candidates of a search are every combination of a grid, those of the method 
 
 from __future__ import annotations
 
+import ast
 import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from tagmask.config import build, plain, read_toml
+from tagmask.data.csv_rows import read_rows
 from tagmask.errors import RunError
 from tagmask.experiment import Experiment, layer
 
-__all__ = ["TAGS", "VAL_MASKS", "combinations", "mask_part", "with_chosen"]
+__all__ = ["TAGS", "VAL_MASKS", "combinations", "mask_part", "table_of", "tried", "with_chosen"]
 
 TAGS = "tuned.toml"
 VAL_MASKS = "tuned-val-masks.toml"
@@ -60,6 +62,32 @@ def _chosen_by_masks(path: Path, method: str) -> dict[str, Any]:
             repair=f"Run tagmask tune {path} --method {method} --criterion dice --masks PREPARED.",
         )
     return {"methods": {method: chosen[method]}}
+
+
+def table_of(path: Path, method: str) -> Path:
+    """Name the table in which `tagmask tune` lists what it tried by tags."""
+    return path / f"tune-{method}.csv"
+
+
+def tried(path: Path, method: str) -> list[dict[str, Any]]:
+    """Give the candidates that `tagmask tune` tried for a method by tags, empty where it has not run.
+
+    Raises
+    ------
+    TableError
+        A table that is damaged.
+    """
+    table = table_of(path, method)
+    if not table.is_file():
+        return []
+    return [{key: _read(text) for key, text in row.items() if text} for _, row in read_rows(table)]
+
+
+def _read(text: str) -> Any:
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
 
 
 def combinations(grid: Mapping[str, Sequence[Any]], *, masks: bool) -> list[dict[str, Any]]:

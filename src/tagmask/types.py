@@ -148,11 +148,14 @@ class Choice:
         One record for each candidate looked at, with the number it was judged by, in the order tried.
     score
         How good the choice is, higher is better: compares the choices under several values of another setting.
+    curve
+        Names of two numbers in every candidate, of which `tune` draws the second over the first; none: no figure.
     """
 
     settings: Mapping[str, Any]
     candidates: tuple[Mapping[str, Any], ...]
     score: float = 0.0
+    curve: tuple[str, str] | None = None
 
 
 class Method(Protocol):

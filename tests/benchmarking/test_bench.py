@@ -46,6 +46,18 @@ def test_a_preset_is_what_differs_from_the_defaults(tmp_path: Path) -> None:
     assert changed.settings().min_area_frac == 0.05 and changed.settings().empty_hd == "zero"
 
 
+def test_the_protocol_says_who_knows_the_tags_unless_the_row_does(tmp_path: Path) -> None:
+    """AnoFPDM's paper segments slices without tags: its rivals' masks are not emptied, its own by its verdict."""
+    own = ROW.replace('name = "', 'name = "own ') + 'tags = { mixed = "predicted", positives = "none" }\n'
+    for preset, tags in (("anofpdm", "none"), ("cdm", "given"), ("tagmask", "given")):
+        rival, gated = load_bench(write(tmp_path, f'protocol = "{preset}"', DATA, ROW, own)).rows
+        assert {rival.tags_of("mixed"), rival.tags_of("positives")} == {tags}
+        assert (gated.tags_of("mixed"), gated.tags_of("positives")) == ("predicted", "none")
+    changed = ["protocol.tags={mixed='predicted',positives='none'}"]
+    (row,) = load_bench(write(tmp_path, '[protocol]\npreset = "anofpdm"', DATA, ROW), changed).rows
+    assert row.tags_of("mixed") == "predicted"
+
+
 @pytest.mark.parametrize("name", PRESETS)
 def test_presets_build(name: str) -> None:
     build(Protocol, PRESETS[name])

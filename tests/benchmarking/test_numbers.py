@@ -85,6 +85,29 @@ def test_each_row_is_tested_against_the_best_that_reads_no_mask() -> None:
         assert test == ("good", pytest.approx(stats.wilcoxon(x, y).pvalue), 12)
 
 
+def test_on_mixed_slices_who_is_told_the_tags_is_compared_with_his_like() -> None:
+    """Tags give away the slices without target, which count as 1 when left empty."""
+    mixed = [
+        RowNumbers(
+            title, "tags", {}, {"mixed": float(np.mean(list(values.values())))}, {"mixed": values}, told
+        )
+        for title, values, told in (
+            ("untold, weak", PATIENTS, frozenset[str]()),
+            ("told, good", shifted(0.5, 1), frozenset({"mixed"})),
+            ("told, weak", shifted(0.4, 2), frozenset({"mixed"})),
+            ("untold, good", shifted(0.1, 3), frozenset[str]()),
+        )
+    ]
+    found = paired_tests(mixed, "mixed")
+    assert [test and test.against for test in found] == ["untold, good", None, "told, good", None]
+    positives = [replace(row, dice={"positives": row.dice["mixed"]}, patients={"positives": row.patients["mixed"]})
+                 for row in mixed]  # fmt: skip
+    against = [test and test.against for test in paired_tests(positives, "positives")]
+    assert against == ["told, good", None, "told, good", "told, good"], (
+        "where all slices show it, tags tell nothing"
+    )
+
+
 def test_a_trivial_row_may_be_the_best_and_then_says_so() -> None:
     rows = [numbers("method", "tags", PATIENTS), numbers("all-foreground", "nothing", shifted(0.1, 3))]
     assert paired_tests(rows, "positives")[1] is None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from scipy.stats import pearsonr
 
 from tagmask.ablations import ABLATIONS
 from tagmask.errors import ConfigError
+from tagmask.io import write_csv
 from tagmask.jobs.ablate import AblateResult, ablate
 from tagmask.jobs.evaluate import EvaluateSettings
 from tagmask.jobs.segment import segment
@@ -38,7 +40,29 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("ablate")
     toys.write_cohort(folder / "cohort", patients=1, slices=6)
     write_run(folder / "run", "methods.anofpdm.m_max=[0.05]", networks=("denoiser",))
+    write_tried(folder / "run", JUDGED_BY)
     return folder
+
+
+JUDGED_BY: dict[float, tuple[float, list[float]]] = {
+    0.5: (0.9, [0.01]),
+    3.0: (0.6, [0.2]),
+    1.0: (-1.0, [0.04]),
+}
+"""What tags chose under each w."""
+
+
+def write_tried(run: Path, found: dict[float, tuple[float, list[float]]], **settings: Any) -> None:
+    """Leave the table that `tune` leaves."""
+    columns = [*settings, "guidance", "healthy_threshold", "m_max", "accuracy"]
+    table = [
+        dict(zip(columns, (*settings.values(), w, *pair, 0.8), strict=True)) for w, pair in found.items()
+    ]
+    write_csv(run / "tune-anofpdm.csv", columns, table)
+
+
+def own_choice(kind: str, value: float) -> dict[str, Any]:
+    return dict(zip(("healthy_threshold", "m_max"), JUDGED_BY[value], strict=True)) if kind == "w" else {}
 
 
 @pytest.fixture
@@ -92,11 +116,43 @@ def test_every_value_is_bit_for_bit_that_of_its_own_run(
     assert walked == [3] * walks
     assert [getattr(s, setting) for s in walk.settings] == values
     for value, prediction in zip(values, found, strict=True):
-        alone = run.method("anofpdm", **{setting: value}).predict(BATCH, 5)
+        alone = run.method("anofpdm", **{setting: value}, **own_choice(kind, value)).predict(BATCH, 5)
         for name in ("score_map", "threshold", "score"):
             assert torch.equal(getattr(prediction, name), getattr(alone, name)), (value, name)
     maps = [p.score_map for p in found]
     assert len(maps) == 1 or not torch.equal(maps[0], maps[1])
+
+
+@pytest.mark.parametrize("names", [(), ("forward_steps", "encoding", "clip")])
+def test_thresholds_go_with_the_strength_as_tags_chose_them(
+    names: tuple[str, ...], made: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(made / "run", tmp_path / "run")
+    run = Run.open(tmp_path / "run")
+    write_tried(run.path, JUDGED_BY, **{name: getattr(run.settings("anofpdm"), name) for name in names})
+    assert ABLATIONS["w"].values(run, "anofpdm") == list(JUDGED_BY)
+    (walk,) = ABLATIONS["w"].walks(run, "anofpdm", [2.0, *JUDGED_BY], "cpu")
+    judged = [(s.healthy_threshold, s.m_max) for s in walk.settings]
+    assert judged == [(None, (0.05,)), *((cut, tuple(m)) for cut, m in JUDGED_BY.values())]
+    thresholds = [p.threshold for p in walk.predict(BATCH, 5)]
+    assert not torch.equal(thresholds[1], thresholds[2])  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("settings", [None, {"forward_steps": 500}, {"encoding": "ddpm"}])
+def test_a_strength_whose_thresholds_nobody_chose_is_refused(
+    settings: dict[str, Any] | None, made: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(made / "run", tmp_path / "run")
+    (tmp_path / "run/tune-anofpdm.csv").unlink()
+    if settings is not None:
+        write_tried(tmp_path / "run", JUDGED_BY, **settings)
+    run = Run.open(tmp_path / "run")
+    assert ABLATIONS["w"].values(run, "anofpdm") == run.settings("anofpdm").candidates
+    with pytest.raises(ConfigError, match=r"w = 3 has no healthy threshold.* those of w = 2.*tagmask tune"):
+        list(ABLATIONS["w"].walks(run, "anofpdm", [2.0, 3.0], "cpu"))
+    bare = replace(run, experiment=replace(run.experiment, methods={}))
+    (walk,) = ABLATIONS["w"].walks(bare, "anofpdm", [2.0, 3.0], "cpu")
+    assert [s.m_max for s in walk.settings] == [None, None], "nothing was chosen, nothing is missing"
 
 
 def test_the_sweep_of_w_writes_what_segment_writes(made: Path, tmp_path: Path, walked: list[int]) -> None:
@@ -106,7 +162,8 @@ def test_the_sweep_of_w_writes_what_segment_writes(made: Path, tmp_path: Path, w
     assert {line["subset"] for line in table} == {"mixed", "positives"}
     segment(
         made / "run", [made / "cohort/test/labels.csv"], out=tmp_path / "m", method="anofpdm", device="cpu",
-        overrides=["methods.anofpdm.guidance=3.0"], batch=12, tags="none",
+        overrides=[f"methods.anofpdm.{own}" for own in ("guidance=3.0", "healthy_threshold=0.6", "m_max=[0.2]")],
+        batch=12, tags="none",
     )  # fmt: skip
     mine = {(n["case"], n["slice"]): n["mask_pixels"] for n in lines(result.scored[1].evaluation / "per_slice.csv")
             if n["row"] == "method"}  # fmt: skip

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import pytest
 import torch
 from sklearn.metrics import roc_auc_score
@@ -181,6 +182,9 @@ class ToySettings:
     strength: float = 1.0
     peaks: tuple[float, ...] = ()
     start: int = 7
+    curve: tuple[str, str] | None = None
+    ones: int = 0
+    draw: int = 0
 
 
 @dataclass(frozen=True)
@@ -192,14 +196,16 @@ class Toy:
     def predict(self, batch: Batch, seed: int = 0) -> Prediction:
         return Prediction(self.settings.strength * batch.image)
 
-    def choose(self, batches: Iterable[Batch]) -> Choice:
+    def choose(self, batches: Iterable[Batch], seed: int) -> Choice:
         bright = torch.cat([batch.image.amax(dim=(1, 2, 3)) for batch in batches])
         tags = torch.cat([cast(torch.Tensor, batch.label) for batch in batches])
         assert self.settings.strength == 2.0, "that of the run"
         start = self.settings.start
         candidates = [{"strength": s, "accuracy": float(s == 0.5)} for s in (0.25, 0.5)]
         chosen = {"strength": 0.5, "peaks": (float(bright[tags == 1].max()), 3.0)}
-        return Choice(chosen, tuple(candidates), score=-abs(start - 5))
+        if seed:
+            chosen["ones"], chosen["draw"] = int(tags.sum()), seed
+        return Choice(chosen, tuple(candidates), -abs(start - 5), self.settings.curve)
 
 
 @pytest.fixture
@@ -209,6 +215,14 @@ def toy(run: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     experiment = run / "experiment.toml"
     experiment.write_text(experiment.read_text() + "\n[methods.toy]\nstrength = 2.0\nstart = 3\n")
     return run
+
+
+def test_a_rule_that_was_chosen_does_not_keep_the_value_of_the_one_before(run: Path, hazy: None) -> None:
+    with (run / "experiment.toml").open("a") as file:
+        file.write('\n[methods.cdm.mask]\nrule = "peak"\nvalue = 0.2\n')
+    tune(run, grid={"mask.rule": ["otsu"], "noise_level": [5]}, method="cdm")
+    mask = Run.open(run).experiment.mask_of("cdm")
+    assert (mask.rule, mask.value) == ("otsu", None)
 
 
 def test_a_method_may_choose_by_itself(toy: Path, prepared: Path) -> None:
@@ -230,6 +244,45 @@ def test_a_method_may_choose_by_itself(toy: Path, prepared: Path) -> None:
         "  chosen: strength"
     )
     assert "reads tags only" in (toy / "tuned.toml").read_text()
+
+
+def test_a_method_that_chooses_by_itself_sees_tags_as_often_as_they_come(
+    toy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An accuracy depends on how many slices there are of each tag; an area under the curve does not."""
+    data = Prepared.open(Run.open(toy).experiment.data.prepared)
+    rows, rare = data.split_indices("val"), data.labels.copy()
+    rare[rows[data.labels[rows] == 1][1::2]] = 0
+    monkeypatch.setattr(Prepared, "open", staticmethod(lambda path: replace(data, labels=rare)))
+    share = rare[rows].mean()
+    assert 0 < share < 0.5
+    again: dict[str, Any] = {
+        "method": "toy",
+        "overrides": ["methods.toy.strength=2.0"],
+    }  # what was tuned before is the start
+    whole = tune(toy, seed=1, **again)
+    assert (whole.best["ones"], whole.best["draw"]) == (round(share * len(rows)), 1)
+    seen = [tune(toy, seed=seed, limit=6, **again) for seed in range(1, 9)]
+    assert {result.slices for result in seen} == {6}
+    assert np.mean([result.best["ones"] for result in seen]) == pytest.approx(6 * share, abs=0.7)
+    assert [result.best["draw"] for result in seen] == list(range(1, 9))
+    assert tune(toy, grid={"strength": [4.0]}, method="toy", limit=2).slices == 4, "two of either tag"
+
+
+def test_how_candidates_were_judged_is_drawn_and_an_old_figure_goes(toy: Path) -> None:
+    figures = [toy / "tune-toy.png", toy / "tune-toy.svg"]
+    tune(
+        toy,
+        method="toy",
+        own=True,
+        grid={"start": [1, 4]},
+        overrides=['methods.toy.curve=["strength", "accuracy"]'],
+    )
+    assert figures[0].read_bytes().startswith(b"\x89PNG")
+    text = figures[1].read_text()
+    assert all(says in text for says in ("start = 1", "start = 4", "strength", "accuracy by tags"))
+    tune(toy, method="toy", grid={"start": [1]})
+    assert not any(path.exists() for path in figures)
 
 
 def test_a_grid_goes_before_the_methods_own_rule(toy: Path) -> None:

@@ -56,7 +56,9 @@ def test_nothing_is_lost_by_the_true_noise_and_the_posterior_variance(t: int) ->
 
 def test_the_bound_teaches_the_variance_alone() -> None:
     """Gradients of the noise are those of the squared error; a network without a variance has the same."""
-    settings = DenoiserSettings(size=8, widths=(8,), blocks=1, attention=(), head_channels=8, classes=0, learn_sigma=True)
+    settings = DenoiserSettings(
+        size=8, widths=(8,), blocks=1, attention=(), head_channels=8, classes=0, learn_sigma=True
+    )
     torch.manual_seed(0)
     denoiser = Denoiser(settings)
     for p in denoiser.parameters():

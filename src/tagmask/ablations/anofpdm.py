@@ -1,8 +1,8 @@
 """The figures of the AnoFPDM paper: Dice over w, end step and threshold; curves, M and target, regions, SAMs.
 
-Y. Che et al. 2024, https://arxiv.org/abs/2404.15683, Figs. 2, 3, 5b to 5d. (Fig. 5a is made of tags alone by
-`tagmask tune`.) Fig. 2c parts each SAM by the exact mask, which no walk may see: here the SAM at a share of t_e is
-a score map like any other, and `evaluate` parts it.
+Y. Che et al. 2024, https://arxiv.org/abs/2404.15683, Figs. 2, 3, 5b to 5d. (Fig. 5a needs no mask: it is
+RUN/tune-anofpdm.svg, which `tagmask tune` draws.) Fig. 2c parts each SAM by the exact mask, which no walk may see:
+here the SAM at a share of t_e is a score map like any other, and `evaluate` parts it.
 """
 
 from __future__ import annotations
@@ -30,16 +30,19 @@ from tagmask.ablations.kinds import (
     sweep_table,
 )
 from tagmask.charts import sweep
+from tagmask.config import plain
 from tagmask.errors import ConfigError
 from tagmask.methods.anofpdm import AnoFPDM
 from tagmask.methods.anofpdm_passage import Passage
 from tagmask.runs import Run
+from tagmask.tuned_settings import tried
 from tagmask.types import Batch, Prediction
 
 __all__ = ["CURVES", "END", "GUIDANCE", "REGIONS", "SAM", "SIZE", "THRESHOLD"]
 
 _SETUPS = {("mixed", "dice"): "Dice, mixed", ("positives", "dice"): "Dice, unhealthy"}
 SHOWN_SLICES = 4
+JUDGED_BY = ("healthy_threshold", "m_max")
 
 
 def _method(run: Run, name: str, device: str, **changes: Any) -> AnoFPDM:
@@ -57,8 +60,11 @@ def _masked(run: Run, name: str, **changes: Any) -> Run:
 
 
 def _guidances(run: Run, name: str, values: Sequence[Value], device: str) -> Iterator[Walk]:
-    """Give the one walk of all w. It puts the curves aside, (3, K) float32 a slice: M, MSE^h, MSE^0."""
-    methods = [_method(run, name, device, guidance=float(w)) for w in values]
+    """Give the one walk of all w. It puts the curves aside, (3, K) float32 a slice: M, MSE^h, MSE^0.
+
+    The healthy threshold and M_max go with w, as tags chose them (Sects. 4.2, 5.4).
+    """
+    methods = [_method(run, name, device, guidance=float(w), **_judged_by(run, name, w)) for w in values]
     seen: Seen = {}
 
     def predict(batch: Batch, seed: int) -> list[Prediction]:
@@ -66,9 +72,34 @@ def _guidances(run: Run, name: str, values: Sequence[Value], device: str) -> Ite
         for w, passage in zip(values, passages, strict=True):
             curves = _curves(passage)
             seen.update({(one, seed, w): (passage.steps, curves[i]) for i, one in enumerate(batch.ids)})
-        return [methods[0].conclude(passage, batch) for passage in passages]
+        return [method.conclude(passage, batch) for method, passage in zip(methods, passages, strict=True)]
 
     yield Walk(run, tuple(values), tuple(m.settings for m in methods), predict, seen)
+
+
+def _tuned(run: Run, name: str) -> list[dict[str, Any]]:
+    """Give what `tune` chose under each w, the run's other settings being what they are."""
+    own = plain(run.settings(name))
+    return [
+        record
+        for record in tried(run.path, name)
+        if record.keys() >= {"guidance", *JUDGED_BY}
+        and all(own[key] == record[key] for key in record.keys() & own.keys() - {"guidance", *JUDGED_BY})
+    ]
+
+
+def _judged_by(run: Run, name: str, w: Value) -> dict[str, Any]:
+    own = run.settings(name)
+    if w == own.guidance or all(getattr(own, key) is None for key in JUDGED_BY):
+        return {}
+    for record in _tuned(run, name):
+        if record["guidance"] == w:
+            return {key: record[key] for key in JUDGED_BY}
+    raise ConfigError(
+        f"w = {w:g} has no healthy threshold and M_max of its own; the run's are those of w = {own.guidance:g}.",
+        where=run.path,
+        repair=f"Let tags choose them: tagmask tune {run.path} --method {name}, with w among the candidates.",
+    )
 
 
 def _curves(passage: Passage) -> np.ndarray:
@@ -202,7 +233,7 @@ def _keep(seen: Seen, seed: int) -> None:
 
 
 def _candidates(run: Run, name: str) -> Sequence[Value]:
-    return _method(run, name, "cpu").settings.candidates
+    return [record["guidance"] for record in _tuned(run, name)] or run.settings(name).candidates
 
 
 def _own_guidance(run: Run, name: str) -> Sequence[Value]:

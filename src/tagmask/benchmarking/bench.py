@@ -17,7 +17,7 @@
     method = "cg_cdm"
     run = "runs/{data}"
     tuned = "tags"               RUN/tuned.toml; "none"; or a file of settings that were chosen on val masks
-    tags = "given"               as `tagmask segment --tags`
+    tags = "given"               as `tagmask segment --tags`; by default the protocol's
 
     [[row]]                      one row for each combination of varied values
     name = "U-Net, {shots} masks"
@@ -244,7 +244,8 @@ def load_bench(path: Path, overrides: Sequence[str] = ()) -> Bench:
             protocol.settings(**one.conventions)
         except ConfigError as error:
             raise ConfigError(error.what, where=f"{path} [data.{name}]", repair=error.repair) from None
-    rows = [row for number, table in enumerate(file.row, 1) for row in _rows(path, table, number)]
+    tables = [{"tags": protocol.tags, **table} for table in file.row]
+    rows = [row for number, table in enumerate(tables, 1) for row in _rows(path, table, number)]
     train = [build(Taught, table, where=f"{path} [[train]]") for table in file.train]
     figures = [
         build(FigurePlan, table, where=f"{path} [[figure]] {table.get('name', number)}")

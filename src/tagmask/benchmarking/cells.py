@@ -23,7 +23,7 @@ from typing import Any
 
 from tagmask.benchmarking.bench import Bench
 from tagmask.benchmarking.folds import Fold, digest, place
-from tagmask.benchmarking.rows import RowPlan, Tags
+from tagmask.benchmarking.rows import RowPlan
 from tagmask.benchmarking.trainings import training_of
 from tagmask.config import build, plain, read_toml
 from tagmask.data.prepared import Prepared
@@ -37,6 +37,7 @@ from tagmask.runs import Run
 from tagmask.scoring.learnt_from import images_learnt
 from tagmask.scoring.protocol import VERSION
 from tagmask.segmenting import VERSION as MASKS_VERSION
+from tagmask.segmenting.presence import Tags
 
 __all__ = ["Cell", "plan_cell"]
 

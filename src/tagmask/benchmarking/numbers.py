@@ -14,6 +14,7 @@ from scipy import stats
 from tagmask.benchmarking.protocol import Protocol
 from tagmask.metrics import dice
 from tagmask.scoring.aggregate import mean_interval, of_patients, summarise
+from tagmask.scoring.results import TOLD
 from tagmask.scoring.scoreboard import combine
 from tagmask.scoring.slice_records import SliceRecord, read_slices
 
@@ -96,6 +97,8 @@ class RowNumbers:
     patients
         Setup -> patient -> mean Dice over the patient's slices and repeats, or over repeats of the Dice of its
         pixels together.
+    told
+        Setups in which the row was handed the tags of the slices.
     """
 
     title: str
@@ -103,6 +106,7 @@ class RowNumbers:
     numbers: Mapping[tuple[str, str], Number]
     dice: Mapping[str, float]
     patients: Mapping[str, Mapping[str, float]]
+    told: frozenset[str] = frozenset()
 
 
 def rows_of(evaluation: Path) -> list[str]:
@@ -124,7 +128,7 @@ def read_row(repeats: Sequence[Repeat], row: str, protocol: Protocol) -> RowNumb
     numbers: dict[tuple[str, str], Number] = {}
     overlap: dict[str, float] = {}
     patients: dict[str, dict[str, float]] = {}
-    title, reads = "", dict[str, None]()
+    title, reads, told = "", dict[str, None](), set[str]()
     for setup in protocol.setups:
         folds: dict[str, list[Path]] = {}
         for repeat in repeats:
@@ -146,7 +150,9 @@ def read_row(repeats: Sequence[Repeat], row: str, protocol: Protocol) -> RowNumb
         first = next(iter(found[0].values()))
         title = str(first["title"])
         reads[str(first["reads"])] = None
-    return RowNumbers(title, "; ".join(reads), numbers, overlap, patients)
+        if TOLD in str(first["reads"]):
+            told.add(setup)
+    return RowNumbers(title, "; ".join(reads), numbers, overlap, patients, frozenset(told))
 
 
 def _by_metric(evaluations: Sequence[Path], row: str, setup: str) -> dict[tuple[str, str], dict[str, object]]:
@@ -221,6 +227,9 @@ def paired_tests(
 ) -> list[PairedTest | None]:
     """Compare each row with the best: the highest mean Dice of the rows that read no mask, if a method is among them.
 
+    Where slices without target count ("mixed"), a row that is told the tags has those for nothing: rows are compared
+    with the best of their kind.
+
     Parameters
     ----------
     trivial
@@ -231,20 +240,28 @@ def paired_tests(
     Returns
     -------
     list
-        One for each row; None for the best row itself.
+        One for each row; None for the best rows themselves.
     """
+    found: list[PairedTest | None] = []
+    for row in rows:
+        kind = [other for other in rows if setup != "mixed" or (setup in other.told) == (setup in row.told)]
+        best = _best(kind, setup, trivial, incomplete)
+        if best is None or (row is not best and _among(row, incomplete)):
+            found.append(UNTESTED)
+        else:
+            found.append(None if row is best else _wilcoxon(row, best, setup))
+    return found
+
+
+def _best(
+    rows: Sequence[RowNumbers], setup: str, trivial: Sequence[RowNumbers], incomplete: Sequence[RowNumbers]
+) -> RowNumbers | None:
     methods = [row for row in rows if not _among(row, trivial)] or list(rows)
     fair = [row for row in rows if "mask" not in row.reads]
     if not any("mask" not in row.reads for row in methods):
         fair = methods
     whole = [row for row in fair if not _among(row, incomplete)]
-    if not whole:
-        return [UNTESTED] * len(rows)
-    best = max(whole, key=lambda row: np.nan_to_num(row.dice[setup], nan=-1.0))
-    return [
-        None if row is best else UNTESTED if _among(row, incomplete) else _wilcoxon(row, best, setup)
-        for row in rows
-    ]
+    return max(whole, key=lambda row: np.nan_to_num(row.dice[setup], nan=-1.0)) if whole else None
 
 
 def _among(row: RowNumbers, rows: Sequence[RowNumbers]) -> bool:

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from tagmask.errors import ConfigError
 from tagmask.scoring.protocol import EvaluateSettings
+from tagmask.segmenting.presence import Tags
 
 __all__ = ["METRIC_NAMES", "PRESETS", "Metric", "Protocol", "Setup"]
 
@@ -21,13 +22,15 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
     "tagmask": {},
     # Hu et al. 2023: positive slices, four repeats; the published code counts HD95 as 0 where a mask is empty.
     "cdm": {"setups": ["positives"], "metrics": ["dice", "iou", "hd95"], "empty_hd": "zero"},
-    # Che et al. 2024: three rounds; AUPRC over the pixels of the body, pooled over slices.
+    # Che et al. 2024: three rounds; AUPRC over the pixels of the body, pooled over slices; test slices come without
+    # tags (Sect. 4.2), and methods without a verdict of their own are not gated.
     "anofpdm": {
         "setups": ["mixed", "positives"],
         "metrics": ["dice", "iou", "auprc"],
         "auprc_over": "pooled",
         "ap_over": "body",
         "seeds": [0, 1, 2],
+        "tags": "none",
     },
 }
 """What each preset says otherwise than the defaults of `Protocol`."""
@@ -49,6 +52,9 @@ class Protocol:
         The same of AUPRC, or "pooled" over all pixels.
     seeds
         Of the noise; each is a repeat of the whole segmentation.
+    tags
+        As `tagmask segment --tags`, or one for each setup, of rows that do not say so themselves. With "given" a slice
+        with tag 0 has an empty mask.
     positives, min_area_frac, area_of, empty_hd, ap_over, resamples
         As in `EvaluateSettings`.
     """
@@ -58,6 +64,7 @@ class Protocol:
     averaging: Literal["image", "patient"] = "image"
     auprc_over: Literal["image", "patient", "pooled"] = "image"
     seeds: tuple[int, ...] = (0, 1, 2, 3)
+    tags: Tags | dict[Setup, Tags] = "given"
     positives: Literal["truth", "tag"] = "truth"
     min_area_frac: float = 0.0
     area_of: Literal["slice", "body"] = "slice"

@@ -6,17 +6,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from tagmask.benchmarking.names import PLACES, braces, fill, known
 from tagmask.benchmarking.protocol import Setup
 from tagmask.errors import ConfigError
 from tagmask.methods import METHODS
 from tagmask.networks.kinds import NETWORKS
+from tagmask.segmenting.presence import Tags
 
-__all__ = ["RESERVED", "RowPlan", "Tags", "Value", "expanded"]
+__all__ = ["RESERVED", "RowPlan", "Value", "expanded"]
 
-Tags = Literal["given", "predicted", "none"]
 Value = bool | int | float | str
 RESERVED = {
     *PLACES,
@@ -46,7 +46,7 @@ class RowPlan:
         chosen on val masks ([methods.NAME] and [mask]), with which the row is stamped.
     tags
         As `tagmask segment --tags`, or one for each setup, such as {mixed = "predicted", positives = "none"}:
-        one walk through the networks serves both.
+        one walk through the networks serves both. In the file, the protocol's by default.
     seeds
         Instead of the protocol's, for a method without noise.
     data

@@ -239,7 +239,9 @@ def _notes(protocol: Protocol, record: Mapping[str, Any], *, drawn: bool) -> Ite
     yield (
         "p: Wilcoxon's signed-rank test, two-sided, over the patients' Dice against the row marked best, which is "
         "the best of the rows that read no mask, or of the methods where all of them read masks; not corrected for the "
-        "number of rows; a row of fewer repeats than planned is not tested (-), nor another against it."
+        "number of rows; a row of fewer repeats than planned is not tested (-), nor another against it. On mixed "
+        "slices a row that is told the tags has those without target for nothing: such rows are compared with each "
+        "other alone."
     )
     if drawn:
         yield (

@@ -232,7 +232,7 @@ def tune(
     split: Annotated[str, typer.Option(help="Split whose tags, or masks, decide.")] = "val",
     limit: Annotated[
         int | None,
-        typer.Option(help="Look at this many slices at most: of either tag, with dice altogether."),
+        typer.Option(help="Look at this many slices at most: of either tag with auc, else altogether."),
     ] = None,
     seed: Seed = 0,
     device: Device = "auto",

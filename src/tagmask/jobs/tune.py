@@ -22,15 +22,15 @@ from tagmask.data.prepared import Prepared
 from tagmask.data.table import SPLITS
 from tagmask.errors import ConfigError, InputError
 from tagmask.experiment import layer
-from tagmask.io import note_command, write_csv, write_text
+from tagmask.io import note_command, write_bytes, write_csv, write_text
 from tagmask.machine import device_of
 from tagmask.masks import binarise, separation
 from tagmask.methods import METHODS, settings_of
 from tagmask.metrics import auc
 from tagmask.runs import Run
 from tagmask.text import TextEncoder
-from tagmask.tuned_settings import combinations, mask_part
-from tagmask.types import Batch
+from tagmask.tuned_settings import combinations, mask_part, table_of
+from tagmask.types import Batch, Choice
 
 __all__ = ["TuneResult", "tune"]
 
@@ -92,7 +92,8 @@ def tune(
     ----------
     run
         A run folder; its experiment names the prepared data. RUN/tuned.toml is written, which
-        `tagmask segment` uses, and RUN/tune-METHOD.csv with every candidate.
+        `tagmask segment` uses, RUN/tune-METHOD.csv with every candidate, and a figure of it where the method says
+        which numbers to draw.
     grid
         Setting -> values, for instance {"noise_level": [50, 100, 200], "mask.median": [1, 5]}: settings of the
         method by their names, those of its masks behind "mask.", which end in `[methods.METHOD.mask]`.
@@ -101,7 +102,10 @@ def tune(
         With a grid: let the method choose by itself under each of its combinations, and keep the choice that
         it finds best (`Choice.score`).
     limit
-        Look at this many slices of either tag at most, drawn with `seed`.
+        Look at this many slices at most, drawn with `seed`: of either tag for a grid, whose AUC does not depend on
+        how many there are of each; altogether where the method chooses by itself, for an accuracy does.
+    seed
+        Of the draw and of the methods' noise.
     split
         "val"; "test" is refused, since nothing is chosen on a test split.
     report
@@ -133,16 +137,20 @@ def tune(
     prepared = Prepared.open(run.experiment.data.prepared)
     reader = run.text_reader(name)
     slices = _Slices(
-        prepared, _rows(prepared, split, limit, seed), device, reader.encoder if reader else None
+        prepared,
+        _rows(prepared, split, limit, seed, balanced=not itself),
+        device,
+        reader.encoder if reader else None,
     )
+    figure: Mapping[str, bytes] = {}
     if not itself:
         candidates = _try(run, name, grid or {}, slices, seed, report)
         best = dict(candidates[int(np.argmax([c["auc"] for c in candidates]))])
         del best["auc"]
     else:
-        candidates, best = _own(run, name, grid or {}, replace(slices, report=report))
+        candidates, best, figure = _own(run, name, grid or {}, replace(slices, report=report), seed)
     result = TuneResult(name, tuple(candidates), best, len(slices.rows))
-    _write(run, result, split)
+    _write(run, result, split, figure)
     return result
 
 
@@ -165,9 +173,12 @@ class _Slices:
 
 
 def _own(
-    run: Run, name: str, grid: Mapping[str, Sequence[Any]], slices: _Slices
-) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """Let the method choose by itself under every combination of a grid; the first of the best choices is kept."""
+    run: Run, name: str, grid: Mapping[str, Sequence[Any]], slices: _Slices, seed: int
+) -> tuple[list[dict[str, Any]], dict[str, Any], dict[str, bytes]]:
+    """Let the method choose by itself under every combination of a grid; the first of the best choices is kept.
+
+    Gives all candidates, the best, and the figure of how they were judged.
+    """
     if masks := [key for key in grid if key.startswith("mask.")]:
         raise ConfigError(
             f"{name} chooses by itself from its own settings, and {masks[0]} is not one of them.",
@@ -177,14 +188,31 @@ def _own(
     assert choose is not None
     under = combinations(grid, masks=False)
     makers = [run.method(name, device=slices.device, **settings) for settings in under]
-    choices = [choose(maker, slices) for maker in makers]
+    choices = [choose(maker, slices, seed) for maker in makers]
     candidates = [
         {**settings, **record}
         for settings, choice in zip(under, choices, strict=True)
         for record in choice.candidates
     ]
     best = int(np.argmax([choice.score for choice in choices]))
-    return candidates, {**under[best], **choices[best].settings}
+    lines = {
+        _listed(settings): choice for settings, choice in zip(under, choices, strict=True) if choice.curve
+    }
+    return candidates, {**under[best], **choices[best].settings}, _drawn(lines)
+
+
+def _drawn(choices: Mapping[str, Choice]) -> dict[str, bytes]:
+    """Draw how the candidates of each choice were judged, over what they differ in."""
+    from tagmask.charts import SweepLine, sweep  # Matplotlib is slow to import
+
+    lines, curve = {}, None
+    for name, choice in choices.items():
+        assert choice.curve is not None
+        curve = choice.curve
+        points = np.array(sorted([c[curve[0]], c[curve[1]]] for c in choice.candidates), dtype=float)
+        unknown = np.full(len(points), np.nan)
+        lines[name or curve[1]] = SweepLine(points[:, 0], points[:, 1], unknown, unknown)
+    return sweep(lines, x=curve[0], y=f"{curve[1]} by tags") if curve else {}
 
 
 def _try(
@@ -216,38 +244,44 @@ def _try(
     return candidates
 
 
-def _rows(prepared: Prepared, split: str, limit: int | None, seed: int) -> np.ndarray:
-    """Places of the tagged slices to look at, rising."""
+def _rows(prepared: Prepared, split: str, limit: int | None, seed: int, *, balanced: bool) -> np.ndarray:
+    """Places of the tagged slices to look at, rising: `limit` of either tag, or of all as they come."""
     rows = prepared.split_indices(split)
     kept = []
+    if not balanced and limit is not None:
+        rows = rows[np.isin(prepared.labels[rows], (0, 1))]
+        rows = np.random.default_rng(seed).permutation(rows)[:limit]
     for tag in (0, 1):
         found = rows[prepared.labels[rows] == tag]
         if not len(found):
             raise InputError(
-                f"the {split} split has no slice with tag {tag}.",
+                f"no slice with tag {tag} is among the {len(rows)} of the {split} split that are looked at.",
                 where=prepared.path,
-                repair="Prepare a table whose validation patients have slices of both tags.",
+                repair="Raise the limit, or prepare a table whose validation patients have slices of both tags.",
             )
-        if limit is not None and len(found) > limit:
+        if balanced and limit is not None and len(found) > limit:
             found = np.random.default_rng(seed).choice(found, limit, replace=False)
         kept.append(found)
     return np.sort(np.concatenate(kept))
 
 
-def _write(run: Run, result: TuneResult, split: str) -> None:
+def _write(run: Run, result: TuneResult, split: str, figure: Mapping[str, bytes]) -> None:
     before = read_toml(run.path / "tuned.toml") if (run.path / "tuned.toml").exists() else {}
     chosen = {key: value for key, value in result.best.items() if not key.startswith("mask.")}
     settings_of(result.method, {**run.experiment.settings_table(result.method), **chosen})
+    settings = layer(run.experiment.methods.get(result.method, {}), chosen)
     resolved = run.experiment.mask_of(result.method, masks := mask_part(result.best))
     if masks or resolved != Run.open(run.path, tuned=False).experiment.mask_of(result.method):
-        # In whole: a rule given with --set has to come along with the value that was chosen for it.
-        chosen["mask"] = {key: value for key, value in plain(resolved).items() if value is not None}
-    settings = layer(run.experiment.methods.get(result.method, {}), chosen)
+        # In whole: a rule goes with its own value, and not with that of an earlier one.
+        settings["mask"] = plain(resolved)
     tuned = {**before, "methods": {**before.get("methods", {}), result.method: settings}}
     heading = f"Chosen by tagmask tune on {result.slices} slices of {split}; reads tags only."
     text = write_toml(tuned, heading=heading)
     columns = list(dict.fromkeys(key for candidate in result.candidates for key in candidate))
-    table = run.path / f"tune-{result.method}.csv"
-    write_csv(table, columns, result.candidates)
+    write_csv(table_of(run.path, result.method), columns, result.candidates)
+    for suffix in ("png", "svg"):
+        (run.path / f"tune-{result.method}.{suffix}").unlink(missing_ok=True)  # of an earlier choice
+    for suffix, content in figure.items():
+        write_bytes(run.path / f"tune-{result.method}.{suffix}", content)
     write_text(run.path / "tuned.toml", text)
     note_command(run.path)

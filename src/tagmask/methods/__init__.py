@@ -68,7 +68,7 @@ class Recipe:
     make
         (networks, settings) -> method.
     choose
-        (method, tagged validation batches) -> the settings that the paper chooses by tags, if it does.
+        (method, tagged validation batches, seed) -> the settings that the paper chooses by tags, if it does.
         A `Batch` holds no mask, so none can be read.
     asks
         settings -> what its denoiser must have learnt, each as `Learnt.check` takes it: one entry, or one for each
@@ -79,7 +79,7 @@ class Recipe:
     needs: tuple[str, ...] | Callable[[Any], tuple[str, ...]]
     reads: str
     make: Callable[[Any, Any], Method]
-    choose: Callable[[Any, Iterable[Batch]], Choice] | None = None
+    choose: Callable[[Any, Iterable[Batch], int], Choice] | None = None
     asks: Callable[[Any], tuple[Mapping[str, Any], ...]] = lambda _: ()
 
     def needs_of(self, settings: Any) -> tuple[str, ...]:
