@@ -38,7 +38,7 @@ from tagmask.methods.cdm import CDM, CDMSettings
 from tagmask.networks.classifier import Classifier, ClassifierSettings
 from tagmask.networks.denoiser import Denoiser, DenoiserSettings
 from tagmask.objectives import StepNoise, denoise
-from tagmask.pace import Pace
+from tagmask.segmenting.pace import Pace
 from tagmask.types import Batch
 
 Shape = tuple[DenoiserSettings, ClassifierSettings]

@@ -16,7 +16,7 @@ from tagmask.io import commands_of, write_text
 from tagmask.io.commands import COMMANDS
 from tagmask.networks import weights
 from tagmask.runs import Run
-from tagmask.tuned_settings import VAL_MASKS
+from tagmask.runs.chosen import VAL_MASKS
 
 
 def main(source: Path, target: Path) -> None:

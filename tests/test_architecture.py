@@ -16,24 +16,12 @@ PACKAGE = Path(__file__).parents[1] / "src" / "tagmask"
 FLOORS: dict[int, set[str]] = {
     0: {"errors", "seeds", "types"},
     1: {
-        *(
-            "chart_style",
-            "charts",
-            "config",
-            "curves",
-            "data",
-            "datasets",
-            "diffusion",
-            "figures",
-            "grids",
-        ),
-        *("histogram", "io"),
-        *("machine", "masks", "thresholds", "metrics", "networks", "pace", "panels", "slices", "text"),
+        *("config", "data", "datasets", "diffusion", "drawing", "grids", "io", "machine", "masks", "metrics"),
+        *("networks", "slices", "text", "thresholds"),
     },
     2: {
-        *("ablations", "benchmarking", "experiment", "frozen_parts", "methods", "objectives"),
-        *("prediction_cache", "reporting", "resume", "runs", "scoring", "segmenting"),
-        *("train_settings", "training", "tuned_settings"),
+        *("ablations", "benchmarking", "experiment", "methods", "objectives", "reporting", "runs", "scoring"),
+        *("segmenting", "train_settings", "training"),
     },
     3: {"jobs"},
     4: {"__init__", "__main__", "cli", "doctor"},
@@ -45,7 +33,7 @@ DOORS: dict[str, set[str]] = {
     "accelerate": {"training.trainer"},
     "diffusers": {"networks"},
     "huggingface_hub": {"text.bert"},
-    "matplotlib": {"chart_style", "figures", "jobs.report", "reporting"},
+    "matplotlib": {"drawing"},
     "monai": set(),  # an oracle of tests alone
     "nibabel": {"io"},
     "openpyxl": {"data.xlsx"},

@@ -174,7 +174,7 @@ class Experiment:
 
 
 WHOLE = ("members",)
-"""Tables of a method's settings that are one setting."""
+"""Keys whose table is one value: it takes the place of the one before, and is never merged with it key by key."""
 
 
 def load_experiment(path: Path, overrides: Sequence[str] = ()) -> Experiment:

@@ -13,24 +13,20 @@ from typing import Literal, NamedTuple
 import numpy as np
 from scipy import ndimage
 
-from tagmask.curves import PooledScores, average_precision, pr_curve
 from tagmask.errors import ConfigError, GeometryError
 
 __all__ = [
     "SMOOTHING",
     "Counts",
     "Interval",
-    "PooledScores",
     "auc",
     "auc_interval",
-    "average_precision",
     "bootstrap_ci",
     "counts",
     "dice",
     "hd95",
     "iou",
     "overlap_status",
-    "pr_curve",
     "precision",
     "recall",
 ]

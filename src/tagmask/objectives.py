@@ -1,4 +1,4 @@
-"""How each network learns: (network, batch, noise) -> loss, about ten lines each.
+"""The losses, one function each: of a network and a batch, or, for mask learners, of logits and masks.
 
 All randomness arrives as an argument, so that a step is a function of its number.
 """
@@ -29,7 +29,7 @@ class StepNoise:
     t : (B,) int64
         Steps 1 ... T.
     eps : (B, C, S, S) float32
-        Standard normal.
+        The noise that is added: standard normal, or simplex where the training says so.
     drop : (B,) bool
         Slices whose label is hidden, so that one network serves conditional and unconditional use.
     """

@@ -80,6 +80,10 @@ class TrainSettings:
     log_every, checkpoint_every, snapshot_every, sample_every
         Steps between lines of the log, checkpoints to resume from, weights that are kept for curves against
         training length, and sample pictures; 0 for never.
+    seed
+        Of the first weights, the order of slices, their augmentation, steps, noise and dropout.
+    augment
+        How far slices are changed; see `AugmentSettings`.
     """
 
     steps: int = 50_000

@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 from matplotlib.axes import Axes
 
-from tagmask import charts
 from tagmask.benchmarking.figures import FigurePlan, draw_figure
 from tagmask.benchmarking.numbers import Number
 from tagmask.benchmarking.protocol import Protocol
 from tagmask.benchmarking.rows import Value
 from tagmask.benchmarking.tables import DataTable, Line, write_tables
+from tagmask.drawing import charts
 
 NAN = math.nan
 

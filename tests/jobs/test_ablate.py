@@ -15,8 +15,8 @@ import torch
 
 import tagmask
 from tagmask.ablations import ABLATIONS, kinds
-from tagmask.charts import SweepLine, sweep
 from tagmask.cli import main
+from tagmask.drawing.charts import SweepLine, sweep
 from tagmask.errors import ConfigError, InputError, RunError, TagmaskError
 from tagmask.jobs.ablate import AblateResult, ablate
 from tagmask.jobs.evaluate import EvaluateSettings, evaluate

@@ -15,12 +15,12 @@ from tagmask.benchmarking.dependencies import needed
 from tagmask.config import build
 from tagmask.errors import RunError
 from tagmask.experiment import Experiment
-from tagmask.frozen_parts import BACKBONE, ENCODER, refuse_other_parts
 from tagmask.jobs import benchmark as module
 from tagmask.jobs.benchmark import BenchmarkResult, benchmark
 from tagmask.jobs.prepare import prepare
 from tagmask.jobs.train import train
 from tagmask.networks import weights
+from tagmask.runs.parts import BACKBONE, ENCODER, refuse_other_parts
 from tagmask.text.bert import hash_bert
 from tests import random_run, toys
 from tests.benchmarking.toybench import write

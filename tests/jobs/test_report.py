@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 
 from tagmask.errors import InputError
-from tagmask.histogram import ScoreHistogram
 from tagmask.jobs.report import report
-from tagmask.panels import Panel, PanelSlice, write_panels
+from tagmask.scoring.panels import Panel, PanelSlice, write_panels
+from tagmask.scoring.score_histogram import ScoreHistogram
 
 HOSTILE = "<script>alert(1)</script>\"'&é"
 Make = Callable[..., Path]

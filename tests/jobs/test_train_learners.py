@@ -233,7 +233,7 @@ def test_a_network_that_reads_no_text_opens_no_encoder(
     def fail(*_: object) -> None:
         raise AssertionError("a text encoder was opened")
 
-    monkeypatch.setattr("tagmask.frozen_parts.TextEncoder", fail)
+    monkeypatch.setattr("tagmask.runs.parts.TextEncoder", fail)
     run = learn("textdiff", "zeta1", shape={"text": "none", "null_text": False})
     assert len(segment(run, [told_cohort / "test"], out=tmp_path / "out").done) == 8
     assert run.reads("textdiff") == "train masks"

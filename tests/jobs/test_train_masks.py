@@ -16,8 +16,8 @@ from tagmask.errors import ConfigError, InputError, RunError, TagmaskError
 from tagmask.jobs.train import train
 from tagmask.networks import weights
 from tagmask.networks.checkpoints import read_checkpoint
-from tagmask.resume import mask_rows
 from tagmask.runs import Run
+from tagmask.runs.resume import mask_rows
 from tests import toys
 
 SEGMENTER = """

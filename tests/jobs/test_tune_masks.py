@@ -20,8 +20,8 @@ from tagmask.jobs.tune import tune
 from tagmask.jobs.tune_masks import tune_masks
 from tagmask.masks import MaskSettings, binarise
 from tagmask.runs import Run
+from tagmask.runs.chosen import VAL_MASKS
 from tagmask.scoring.thresholds import best_threshold
-from tagmask.tuned_settings import VAL_MASKS
 from tagmask.types import Batch, Prediction
 from tests.random_run import SLICES, TRAINING, write_run
 

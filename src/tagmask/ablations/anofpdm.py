@@ -29,13 +29,13 @@ from tagmask.ablations.kinds import (
     sweep_lines,
     sweep_table,
 )
-from tagmask.charts import sweep
 from tagmask.config import plain
+from tagmask.drawing.charts import sweep
 from tagmask.errors import ConfigError
 from tagmask.methods.anofpdm import AnoFPDM
 from tagmask.methods.anofpdm_passage import Passage
 from tagmask.runs import Run
-from tagmask.tuned_settings import tried
+from tagmask.runs.chosen import tried
 from tagmask.types import Batch, Prediction
 
 __all__ = ["CURVES", "END", "GUIDANCE", "REGIONS", "SAM", "SIZE", "THRESHOLD"]

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from tagmask.ablations.kinds import Drawing, Scored, Value
-from tagmask.charts import SweepLine, bands, cloud, panel, stack
+from tagmask.drawing.charts import SweepLine, bands, cloud, panel, stack
 from tagmask.errors import InputError
 from tagmask.scoring.slice_records import read_slices
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from tagmask.charts import SweepLine, sweep
+from tagmask.drawing.charts import SweepLine, sweep
 from tagmask.runs import Run
 from tagmask.scoring.scoreboard import combine
 from tagmask.types import Batch, Method, Prediction

@@ -32,8 +32,8 @@ from tagmask.experiment import WHOLE
 from tagmask.io import write_json
 from tagmask.methods import settings_of
 from tagmask.networks.kinds import reads_text
-from tagmask.resume import no_weights
 from tagmask.runs import Run
+from tagmask.runs.resume import no_weights
 from tagmask.scoring.learnt_from import images_learnt
 from tagmask.scoring.protocol import VERSION
 from tagmask.segmenting import VERSION as MASKS_VERSION

@@ -13,7 +13,7 @@ from tagmask.benchmarking.names import known
 from tagmask.benchmarking.protocol import METRIC_NAMES, Metric, Protocol, Setup
 from tagmask.benchmarking.rows import RowPlan, Value
 from tagmask.benchmarking.tables import DataTable, Line
-from tagmask.charts import SweepLine, side_by_side
+from tagmask.drawing.charts import SweepLine, side_by_side
 from tagmask.errors import ConfigError
 from tagmask.io import write_bytes
 from tagmask.scoring.scoreboard import write_numbers

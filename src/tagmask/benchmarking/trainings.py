@@ -10,10 +10,11 @@ from tagmask.benchmarking.rows import RowPlan
 from tagmask.config import build, read_toml
 from tagmask.data.prepared import Prepared
 from tagmask.experiment import Experiment, load_experiment, overridden
-from tagmask.frozen_parts import refuse_other_parts
 from tagmask.methods import METHODS, settings_of
 from tagmask.networks.kinds import NETWORKS
-from tagmask.resume import (
+from tagmask.runs import Run
+from tagmask.runs.parts import refuse_other_parts
+from tagmask.runs.resume import (
     continued,
     has_learnt,
     refuse_other_data,
@@ -21,7 +22,6 @@ from tagmask.resume import (
     shots_of,
     steps_learnt,
 )
-from tagmask.runs import Run
 
 __all__ = ["Training", "training_of", "training_of_taught"]
 

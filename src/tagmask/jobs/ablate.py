@@ -23,10 +23,10 @@ from tagmask.jobs.evaluate import EvaluateSettings, evaluate
 from tagmask.jobs.segment import segment
 from tagmask.machine import device_of, environment
 from tagmask.methods import settings_of
-from tagmask.prediction_cache import PredictionCache, Variant
 from tagmask.runs import Run
 from tagmask.scoring.scoreboard import write_numbers
 from tagmask.scoring.truth import truth_cases
+from tagmask.segmenting.prediction_cache import PredictionCache, Variant
 
 __all__ = ["AblateResult", "ablate"]
 
@@ -85,8 +85,9 @@ def ablate(
     run
         A run folder. It is only read.
     kind
-        A name of `tagmask.ablations.ABLATIONS`: "Q", "R", "tau", "s" (Fig. 3 of CDM), "steps" (any method),
-        "w", "end", "threshold", "curves", "size", "regions", "sam" (Figs. 2, 3 and 5 of AnoFPDM).
+        A name of `tagmask.ablations.ABLATIONS`: "Q", "R", "tau", "s" (Fig. 3 of CDM), "steps" (any method), "stride"
+        (AnoFPDM, AnoDDPM, CG-Diff, DDIB), "w", "end", "threshold", "curves", "size", "regions", "sam" (Figs. 2, 3
+        and 5 of AnoFPDM).
     inputs, tags, device, batch, method, overrides
         As of `segment`.
     truth, settings

@@ -1,7 +1,7 @@
 """Methods x data sets x folds x draws x noise seeds: train, segment and evaluate, then the tables and figures.
 
-The job does nothing that `train`, `segment`, `evaluate` and `combine` do not do by themselves, and so its numbers
-are theirs. A network that is trained is not trained again, nor is a finished cell made again; see
+Weights, masks and numbers are those of `train`, `segment` and `evaluate`; the tables add means over repeats,
+intervals and tests. A network that is trained is not trained again, nor is a finished cell made again; see
 `tagmask.benchmarking.trainings` and `tagmask.benchmarking.cells`.
 """
 
@@ -33,8 +33,8 @@ from tagmask.jobs.evaluate import evaluate
 from tagmask.jobs.segment import SegmentResult, segment
 from tagmask.jobs.train import Progress, train
 from tagmask.machine import device_of, environment
-from tagmask.prediction_cache import PredictionCache, Variant
 from tagmask.scoring.results import open_results
+from tagmask.segmenting.prediction_cache import PredictionCache, Variant
 from tagmask.training.kept_features import shared_features
 
 __all__ = ["BenchmarkResult", "benchmark"]

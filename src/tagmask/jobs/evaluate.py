@@ -27,7 +27,6 @@ from tagmask.io import (
     stem,
 )
 from tagmask.machine import environment
-from tagmask.panels import keep_panels
 from tagmask.scoring.accumulator import FILES, Accumulator
 from tagmask.scoring.baseline_rows import (
     LoadedCase,
@@ -40,6 +39,7 @@ from tagmask.scoring.baseline_rows import (
 )
 from tagmask.scoring.baselines import relative_positions
 from tagmask.scoring.learnt_from import note_of_learnt
+from tagmask.scoring.panels import keep_panels
 from tagmask.scoring.protocol import EvaluateSettings
 from tagmask.scoring.results import Results, open_results
 from tagmask.scoring.scoreboard import Evaluation, combine, to_json

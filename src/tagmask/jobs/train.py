@@ -15,8 +15,8 @@ from tagmask.experiment import Experiment, load_experiment
 from tagmask.io import alone_in, refuse_foreign
 from tagmask.methods import settings_of
 from tagmask.networks.kinds import NETWORKS
-from tagmask.resume import PARTS, forget_refused
 from tagmask.runs import Run
+from tagmask.runs.resume import PARTS, forget_refused
 from tagmask.train_settings import TrainSettings
 from tagmask.training.progress import Progress
 from tagmask.training.trainer import Trainer, processes

@@ -28,8 +28,8 @@ from tagmask.masks import binarise, separation
 from tagmask.methods import METHODS, settings_of
 from tagmask.metrics import auc
 from tagmask.runs import Run
+from tagmask.runs.chosen import combinations, mask_part, table_of
 from tagmask.text import TextEncoder
-from tagmask.tuned_settings import combinations, mask_part, table_of
 from tagmask.types import Batch, Choice
 
 __all__ = ["TuneResult", "tune"]
@@ -203,7 +203,7 @@ def _own(
 
 def _drawn(choices: Mapping[str, Choice]) -> dict[str, bytes]:
     """Draw how the candidates of each choice were judged, over what they differ in."""
-    from tagmask.charts import SweepLine, sweep  # Matplotlib is slow to import
+    from tagmask.drawing.charts import SweepLine, sweep  # Matplotlib is slow to import
 
     lines, curve = {}, None
     for name, choice in choices.items():

@@ -22,9 +22,9 @@ from tagmask.io import commands_of, note_command, write_csv, write_text
 from tagmask.machine import device_of
 from tagmask.masks import MaskSettings
 from tagmask.runs import Run
+from tagmask.runs.chosen import VAL_MASKS, combinations, mask_part
 from tagmask.scoring.thresholds import CANDIDATES, SHARES, best_threshold
 from tagmask.text import TextEncoder
-from tagmask.tuned_settings import VAL_MASKS, combinations, mask_part
 from tagmask.types import Method
 
 __all__ = ["MaskTuneResult", "tune_masks"]

@@ -1,4 +1,4 @@
-"""What the denoiser and the classifier share: checks of their settings and inputs, and the shift of t."""
+"""Checks of settings and inputs that the networks share, and the shift of t."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tagmask.errors import InputError
-from tagmask.panels import Panel, read_panels
+from tagmask.scoring.panels import Panel, read_panels
 
 __all__ = ["CaseRow", "SliceRow", "StoredEvaluation", "by_case", "read_evaluation"]
 

@@ -6,11 +6,12 @@ from typing import get_args
 
 import numpy as np
 
-from tagmask import figures
-from tagmask.panels import Kind, Panel
+from tagmask.drawing import tiles
+from tagmask.drawing.evaluation import dice_over_size, precision_recall, quarters, score_histogram
 from tagmask.reporting.evaluation import StoredEvaluation
 from tagmask.reporting.numbers import number
 from tagmask.reporting.page import Html, join, picture, table, tag
+from tagmask.scoring.panels import Kind, Panel
 
 __all__ = ["charts", "gallery"]
 
@@ -32,7 +33,7 @@ def gallery(evaluation: StoredEvaluation, most: int, room: int) -> Html:
         pieces.append(tag("p", "The evaluation kept no pictures.", class_="quiet"))
     else:
         pieces.append(
-            tag("p", _key(figures.TRUTH), "truth ", _key(figures.MASK), "mask that was found", class_="quiet")
+            tag("p", _key(tiles.TRUTH), "truth ", _key(tiles.MASK), "mask that was found", class_="quiet")
         )
     for kind, panels in groups.items():
         if panels:
@@ -67,24 +68,22 @@ def _figure(panel: Panel, evaluation: StoredEvaluation) -> Html:
     dice = f"Dice {number(choice.dice, 2)}, " if choice.kind != "negative" else ""
     image = panel.image if panel.image is not None else np.zeros(panel.truth.shape, np.uint8)
     plain = (
-        picture(figures.tile(image), f"{name}: the image")
+        picture(tiles.tile(image), f"{name}: the image")
         if panel.image is not None
         else _none("image not found")
     )
     outlined = picture(
-        figures.tile(image, truth=panel.truth), f"{name}: the truth outlined, {choice.truth_pixels} px"
+        tiles.tile(image, truth=panel.truth), f"{name}: the truth outlined, {choice.truth_pixels} px"
     )
-    found = picture(
-        figures.tile(image, mask=panel.mask, truth=panel.truth), f"{name}: the mask, {dice}{facts}"
-    )
-    tiles = [
+    found = picture(tiles.tile(image, mask=panel.mask, truth=panel.truth), f"{name}: the mask, {dice}{facts}")
+    four = [
         tag("div", plain, "image", class_="tile"),
         tag("div", outlined, "truth" if choice.truth_pixels else "truth: empty", class_="tile"),
         _score(panel, name, evaluation.threshold(choice.case, choice.slice)),
         tag("div", found, "mask" if choice.mask_pixels else "mask: empty", class_="tile"),
     ]
     caption = tag("figcaption", tag("strong", choice.case), f"{where}: {dice}{facts}")
-    return tag("figure", caption, tag("div", *tiles, class_="tiles"))
+    return tag("figure", caption, tag("div", *four, class_="tiles"))
 
 
 def _none(text: str) -> Html:
@@ -104,10 +103,10 @@ def _score(panel: Panel, name: str, threshold: float | None) -> Html:
         label = f"score map, threshold {threshold:.3g}"
         if low <= threshold <= high and low < high:
             mark = tag("i", style=f"left:{100 * (threshold - low) / (high - low):.1f}%")
-    bar = tag("div", picture(figures.scale(), ""), mark, class_="bar")
+    bar = tag("div", picture(tiles.scale(), ""), mark, class_="bar")
     ends = tag("div", tag("span", f"{low:.3g}"), tag("span", f"{high:.3g}"), class_="ends")
     return tag(
-        "div", picture(figures.score_tile(panel.score, (low, high)), alt), bar, ends, label, class_="tile"
+        "div", picture(tiles.score_tile(panel.score, (low, high)), alt), bar, ends, label, class_="tile"
     )
 
 
@@ -126,7 +125,7 @@ def _histogram(evaluation: StoredEvaluation) -> Html | None:
     if found is None:
         return None
     thresholds = [t for case in evaluation.thresholds.values() for t in case.values()]
-    png = figures.histogram(found.edges, found.background, found.truth, thresholds)
+    png = score_histogram(found.edges, found.background, found.truth, thresholds)
     middles = [_median(found.edges, counts) for counts in (found.background, found.truth)]
     alt = f"Histogram of scores: median {middles[0]} of background pixels, {middles[1]} of truth pixels."
     note = (
@@ -161,7 +160,7 @@ def _curve(evaluation: StoredEvaluation) -> Html | None:
     chance = sum(r.truth_pixels for r in positive) / pixels if pixels else None
     alt = f"Precision-recall curves on positive slices: {'; '.join(words)}; chance {number(chance)}."
     note = "All pixels of the positive slices pooled. AP is the area under the curve (AUPRC, pooled)."
-    return _chart("Precision and recall", figures.curves(lines, chance), alt, note)
+    return _chart("Precision and recall", precision_recall(lines, chance), alt, note)
 
 
 def _sizes(evaluation: StoredEvaluation) -> list[Html]:
@@ -170,7 +169,7 @@ def _sizes(evaluation: StoredEvaluation) -> list[Html]:
         return []
     sizes, dice = np.asarray([r.truth_pixels for r in rows]), np.asarray([r.dice for r in rows], dtype=float)
     lines = []
-    for low, high in figures.quarters(sizes):
+    for low, high in quarters(sizes):
         inside = (sizes >= low) & (sizes <= high)
         lines.append(
             [f"{low:,} to {high:,} px", f"{int(inside.sum()):,}", number(float(dice[inside].mean()))]
@@ -180,5 +179,5 @@ def _sizes(evaluation: StoredEvaluation) -> list[Html]:
         ["Size of the target", "slices", "mean Dice"], lines, caption="Dice by quarter of the sizes"
     )
     note = "Small targets are harder: a mean over all slices hides how the method does on them."
-    chart = _chart("Dice against target size", figures.scatter(sizes, dice), alt, note)
+    chart = _chart("Dice against target size", dice_over_size(sizes, dice), alt, note)
     return [chart, tag("div", by_size)]

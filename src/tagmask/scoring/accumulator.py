@@ -10,17 +10,17 @@ from typing import Any
 import numpy as np
 
 from tagmask import __version__
-from tagmask.curves import PooledScores, average_precision
 from tagmask.errors import ConfigError, InputError
-from tagmask.histogram import ScoreHistogram
 from tagmask.io import write_json, write_text
 from tagmask.metrics import counts, hd95
 from tagmask.scoring.aggregate import PER_PATIENT, per_patient, summarise
 from tagmask.scoring.baseline_rows import Filled, LoadedCase, Row
 from tagmask.scoring.baselines import PositionPrior
 from tagmask.scoring.detection import image_level
+from tagmask.scoring.precision_recall import PooledScores, average_precision
 from tagmask.scoring.protocol import EvaluateSettings
 from tagmask.scoring.regions import region_rms
+from tagmask.scoring.score_histogram import ScoreHistogram
 from tagmask.scoring.scoreboard import FLAT, flat, markdown, write_numbers
 from tagmask.scoring.slice_records import PER_SLICE, SliceRecord
 from tagmask.scoring.truth import SliceInfo

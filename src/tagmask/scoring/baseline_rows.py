@@ -12,8 +12,8 @@ import numpy as np
 from tagmask.data.prepared import Prepared
 from tagmask.errors import InputError
 from tagmask.grids import plan
-from tagmask.panels import Loaded
 from tagmask.scoring.baselines import IntensitySearch, MeanMask, PositionPrior
+from tagmask.scoring.panels import Loaded
 from tagmask.scoring.results import TOLD
 from tagmask.scoring.truth import SliceInfo
 from tagmask.slices import SliceSettings, join

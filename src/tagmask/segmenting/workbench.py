@@ -14,13 +14,13 @@ import torch
 
 from tagmask.data.table import Case
 from tagmask.errors import InputError, TagmaskError
-from tagmask.frozen_parts import TextReader
 from tagmask.io import write_mask, write_scores
 from tagmask.masks import MaskSettings, binarise
 from tagmask.networks.classifier import Classifier
 from tagmask.networks.pixel_classifier import picture_uncertainty
-from tagmask.pace import Pace
+from tagmask.runs.parts import TextReader
 from tagmask.segmenting.cases import OpenCase, source_names
+from tagmask.segmenting.pace import Pace
 from tagmask.segmenting.presence import Tags, presence
 from tagmask.slices import Slices, SliceSettings, join
 from tagmask.types import Batch, Method, Prediction
@@ -44,6 +44,23 @@ class Workbench:
 
     However large batches become, open cases hold at most `HELD` bytes and one case more: large pictures go
     through in smaller batches.
+
+    Parameters
+    ----------
+    method, classifier, settings, mask, reader
+        Of the run: who scores pixels and slices, how slices are cut and masks are made, who reads texts.
+    channels
+        Of the slices that the networks take.
+    seed, tags, device, pace, out
+        Of the job.
+    threshold
+        One for all slices, for the rule "otsu_mean"; None: each map has its own.
+    scored_by
+        Who gave the image-level scores of the latest batch.
+    write
+        Whether masks are written; a first pass only looks for thresholds.
+    done, failed, records, lines
+        What the job has come to: cases, reasons by case, entries of the manifest, lines of slices.csv.
     """
 
     method: Method

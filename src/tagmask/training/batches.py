@@ -10,13 +10,13 @@ from torch import Tensor
 
 from tagmask.data.augment import augment, draw_variants
 from tagmask.data.prepared import Prepared
-from tagmask.data.sampling import Sampler
 from tagmask.diffusion.simplex import noise_like
 from tagmask.errors import InputError
 from tagmask.objectives import StepNoise
 from tagmask.seeds import keyed
 from tagmask.train_settings import TrainSettings
 from tagmask.training.kept_features import KeptFeatures
+from tagmask.training.sampling import Sampler
 from tagmask.training.sentences import Sentences
 from tagmask.types import TextTokens
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tagmask.data.wording import mirrored
 from tagmask.seeds import keyed
 from tagmask.text import TextEncoder
 from tagmask.train_settings import TrainSettings
+from tagmask.training.wording import mirrored
 from tagmask.types import TextTokens
 
 __all__ = ["Sentences"]

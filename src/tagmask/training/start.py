@@ -11,7 +11,6 @@ from torch import nn
 
 from tagmask.data.prepared import Prepared
 from tagmask.errors import InputError, RunError
-from tagmask.frozen_parts import BACKBONE, ENCODER, TextReader, open_reader
 from tagmask.networks import weights
 from tagmask.networks.feature_cache import FeatureCache
 from tagmask.networks.gloria import Gloria
@@ -19,8 +18,9 @@ from tagmask.networks.gloria_pair import load_encoder
 from tagmask.networks.head import HeadSettings
 from tagmask.networks.kinds import MASK_LEARNERS, NETWORKS
 from tagmask.networks.learnt import tagged
-from tagmask.resume import mask_rows
 from tagmask.runs import Run
+from tagmask.runs.parts import BACKBONE, ENCODER, TextReader, open_reader
+from tagmask.runs.resume import mask_rows
 from tagmask.train_settings import TrainSettings
 from tagmask.training.kept_features import MEMORY, KeptFeatures, kept
 

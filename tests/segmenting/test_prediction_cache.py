@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tagmask.prediction_cache import PredictionCache, Variant
+from tagmask.segmenting.prediction_cache import PredictionCache, Variant
 from tagmask.types import Batch, Prediction
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tagmask.histogram import ScoreHistogram
+from tagmask.scoring.score_histogram import ScoreHistogram
 
 
 def read(path: Path) -> np.ndarray:

@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-__all__ = ["COLOURS", "DASHES", "INK", "LEGEND", "blank", "both", "drawn", "dress", "empty_axes"]
+__all__ = ["COLOURS", "DASHES", "INK", "LEGEND", "blank", "both", "drawn", "dress", "empty_axes", "look"]
 
 INK = "#1f2430"
 COLOURS = ("#3558a8", "#c2510c", "#0f766e", "#8a3ffc", "#7a5c00", "#c2185b", "#44546a", "#111827")
@@ -25,6 +25,11 @@ LEGEND: dict[str, Any] = {
     "loc": "lower left",
     "bbox_to_anchor": (-0.01, 1.0),
 }
+
+
+def look(n: int) -> dict[str, Any]:
+    """Give colour and dashes of the n-th line."""
+    return {"color": COLOURS[n % 8], "linestyle": DASHES[n % 8]}
 
 
 def empty_axes(x: str, y: str) -> tuple[Figure, Axes]:

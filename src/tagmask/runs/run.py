@@ -27,15 +27,15 @@ from tagmask.config import build, plain
 from tagmask.data.prepared import Prepared
 from tagmask.errors import ConfigError, RunError
 from tagmask.experiment import Experiment, load_experiment, overridden
-from tagmask.frozen_parts import TextReader, attach_backbone, open_reader
 from tagmask.io import commands_of, note_command, write_json, write_text
 from tagmask.machine import environment
 from tagmask.methods import METHODS, Networks, settings_of
 from tagmask.networks import weights
 from tagmask.networks.kinds import MASK_LEARNERS, NETWORKS, reads_text
-from tagmask.resume import continued, keep_shots, no_weights, refuse_other_data, shots_of
+from tagmask.runs.chosen import with_chosen
+from tagmask.runs.parts import TextReader, attach_backbone, open_reader
+from tagmask.runs.resume import continued, keep_shots, no_weights, refuse_other_data, shots_of
 from tagmask.slices import SliceSettings
-from tagmask.tuned_settings import with_chosen
 from tagmask.types import Method
 
 __all__ = ["Run"]

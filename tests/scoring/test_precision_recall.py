@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score, precision_recall_curve
 
-from tagmask.curves import PooledScores, average_precision, pr_curve
+from tagmask.scoring.precision_recall import PooledScores, average_precision, pr_curve
 
 
 @pytest.mark.parametrize("digits", [0, 1, 8])

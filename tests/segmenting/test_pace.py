@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tagmask.pace import Pace
+from tagmask.segmenting.pace import Pace
 
 
 def work(pace: Pace, seconds: Callable[[int], float], batches: int = 30) -> list[int]:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tagmask.errors import InputError
-from tagmask.panels import Panel, PanelSlice, choose, cut, keep_panels, read_panels, write_panels
+from tagmask.scoring.panels import Panel, PanelSlice, choose, cut, keep_panels, read_panels, write_panels
 from tagmask.types import Study
 
 

@@ -1,4 +1,4 @@
-"""The charts of the ablation figures: numbers over a setting, bands, stacks, clouds of points, panels of maps."""
+"""Charts of numbers over a setting, for ablations, benchmarks and searches: lines, bands, stacks, clouds, panels."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from matplotlib.axes import Axes
 
-from tagmask.chart_style import COLOURS, DASHES, INK, LEGEND, blank, both, dress, empty_axes
+from tagmask.drawing.style import COLOURS, INK, LEGEND, blank, both, dress, empty_axes, look
 
 __all__ = ["SweepLine", "bands", "cloud", "panel", "side_by_side", "stack", "sweep"]
 
@@ -40,9 +41,7 @@ def sweep(lines: Mapping[str, SweepLine], *, x: str, y: str, log: bool = False) 
     """
     figure, axes = empty_axes(x, y)
     for n, (name, line) in enumerate(lines.items()):
-        style: dict[str, Any] = {"color": COLOURS[n % 8], "linestyle": DASHES[n % 8]}
-        axes.plot(line.x, line.y, linewidth=1.8, marker="o", markersize=4, label=name, **style)
-        axes.fill_between(line.x, line.low, line.high, color=COLOURS[n % 8], alpha=0.15, linewidth=0)
+        _band(axes, n, name, line, marker="o", markersize=4)
     values = np.unique(np.concatenate([line.x for line in lines.values()]))
     if log and len(values) > 1 and values[0] >= 0:
         axes.set_xscale("symlog", linthresh=float(values[values > 0][0]))
@@ -83,7 +82,6 @@ def side_by_side(
         axes.set_title(title, fontsize=10, color=INK, loc="right")
         for name, line in lines.items():
             n = names.index(name)
-            style: dict[str, Any] = {"color": COLOURS[n % 8], "linestyle": DASHES[n % 8], "label": name}
             reach = np.nan_to_num(np.stack([line.y - line.low, line.high - line.y]))  # no bar of one repeat
             axes.errorbar(
                 line.x,
@@ -94,7 +92,8 @@ def side_by_side(
                 markersize=4,
                 capsize=3,
                 elinewidth=1,
-                **style,
+                label=name,
+                **look(n),
             )
         if log:
             axes.set_xscale("log")
@@ -126,8 +125,7 @@ def bands(lines: Mapping[str, SweepLine], *, x: str, y: str) -> dict[str, bytes]
     """
     figure, axes = empty_axes(x, y)
     for n, (name, line) in enumerate(lines.items()):
-        axes.plot(line.x, line.y, color=COLOURS[n % 8], linestyle=DASHES[n % 8], linewidth=1.8, label=name)
-        axes.fill_between(line.x, line.low, line.high, color=COLOURS[n % 8], alpha=0.15, linewidth=0)
+        _band(axes, n, name, line)
     axes.legend(**LEGEND)
     return both(figure)
 
@@ -150,9 +148,7 @@ def stack(found: Mapping[str, Mapping[str, SweepLine]], *, x: str, mark: float) 
         dress(axes, x if axes is column[-1] else "", y)
         axes.axvline(mark, color=INK, linewidth=0.8)
         for n, (name, line) in enumerate(lines.items()):
-            style: dict[str, Any] = {"color": COLOURS[n % 8], "linestyle": DASHES[n % 8]}
-            axes.plot(line.x, line.y, linewidth=1.8, marker="o", markersize=4, label=name, **style)
-            axes.fill_between(line.x, line.low, line.high, color=COLOURS[n % 8], alpha=0.15, linewidth=0)
+            _band(axes, n, name, line, marker="o", markersize=4)
         axes.set_ylim(bottom=0)
         axes.legend(**LEGEND, ncols=2)
     return both(figure)
@@ -187,3 +183,9 @@ def panel(rows: Sequence[tuple[str, Sequence[tuple[str, np.ndarray]]]]) -> dict[
             one.set_xticks([])
             one.set_yticks([])
     return both(figure)
+
+
+def _band(axes: Axes, n: int, name: str, line: SweepLine, **marks: Any) -> None:
+    """Draw the n-th line and its bounds."""
+    axes.plot(line.x, line.y, linewidth=1.8, label=name, **look(n), **marks)
+    axes.fill_between(line.x, line.low, line.high, color=COLOURS[n % 8], alpha=0.15, linewidth=0)

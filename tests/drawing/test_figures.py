@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tagmask import charts, figures
+from tagmask.drawing import charts, evaluation, tiles
 
 
 def pixels(png: bytes) -> np.ndarray:
@@ -26,7 +26,7 @@ def rgb(name: str) -> tuple[int, ...]:
 
 def test_a_plain_tile_is_the_image_enlarged() -> None:
     image = np.arange(64 * 48, dtype=np.uint8).reshape(64, 48)
-    found = pixels(figures.tile(image))
+    found = pixels(tiles.tile(image))
     zoom = found.shape[0] // 64
     assert found.shape == (64 * zoom, 48 * zoom, 3) and 240 <= found.shape[0] <= 340
     assert (found[::zoom, ::zoom] == image[..., None]).all()
@@ -37,41 +37,41 @@ def test_truth_is_an_outline_inside_the_lesion_and_mask_a_tint() -> None:
     image = np.full((72, 72), 100, np.uint8)
     region = np.zeros((72, 72), bool)
     region[20:40, 30:60] = True
-    zoom = pixels(figures.tile(image)).shape[0] // 72
+    zoom = pixels(tiles.tile(image)).shape[0] // 72
     large = region.repeat(zoom, 0).repeat(zoom, 1)
-    outlined = pixels(figures.tile(image, truth=region))
-    orange = (outlined == rgb(figures.TRUTH)).all(axis=-1)
+    outlined = pixels(tiles.tile(image, truth=region))
+    orange = (outlined == rgb(tiles.TRUTH)).all(axis=-1)
     assert orange.any() and not orange[~large].any()
     assert orange[20 * zoom, 30 * zoom] and not orange[30 * zoom, 45 * zoom]
     assert (outlined[~orange] == 100).all()
-    masked = pixels(figures.tile(image, mask=region))
+    masked = pixels(tiles.tile(image, mask=region))
     assert (masked[~large] == 100).all() and (masked[large] != 100).any(axis=-1).all()
-    assert masked[30 * zoom, 45 * zoom].tolist() == [round(60 + 0.4 * c) for c in rgb(figures.MASK)]
+    assert masked[30 * zoom, 45 * zoom].tolist() == [round(60 + 0.4 * c) for c in rgb(tiles.MASK)]
 
 
 def test_truth_lies_over_the_mask_and_a_single_pixel_is_seen() -> None:
     region = np.zeros((64, 64), bool)
     region[0, 63] = True
-    both = pixels(figures.tile(np.zeros((64, 64), np.uint8), mask=region, truth=region))
-    assert (both == rgb(figures.TRUTH)).all(axis=-1).any()
-    assert not (both == rgb(figures.MASK)).all(axis=-1).any()
+    both = pixels(tiles.tile(np.zeros((64, 64), np.uint8), mask=region, truth=region))
+    assert (both == rgb(tiles.TRUTH)).all(axis=-1).any()
+    assert not (both == rgb(tiles.MASK)).all(axis=-1).any()
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (3, 400), (300, 7, 3)])
 def test_odd_shapes(shape: tuple[int, ...]) -> None:
     region = np.ones(shape[:2], bool)
-    found = pixels(figures.tile(np.zeros(shape, np.uint8), mask=region, truth=region))
+    found = pixels(tiles.tile(np.zeros(shape, np.uint8), mask=region, truth=region))
     assert found.shape[0] % shape[0] == 0 and found.shape[1] % shape[1] == 0
 
 
 def test_scores_rise_in_brightness_and_the_unknown_is_grey() -> None:
     score = np.linspace(-1, 2, 64 * 64, dtype=np.float32).reshape(64, 64)
     score[0, 0] = np.nan
-    found = pixels(figures.score_tile(score, (-1, 2)))
+    found = pixels(tiles.score_tile(score, (-1, 2)))
     light = found[:: found.shape[0] // 64, :: found.shape[0] // 64] @ np.array([0.2126, 0.7152, 0.0722])
     assert tuple(found[0, 0]) == (128, 128, 128)
     assert (np.diff(light.ravel()[1:]) > -1.5).all() and light[-1, -1] > light[0, 1] + 150
-    bar = pixels(figures.scale())
+    bar = pixels(tiles.scale())
     assert bar.shape == (1, 128, 3) and tuple(bar[0, -1]) == tuple(found[-1, -1])
 
 
@@ -82,12 +82,14 @@ def test_charts_are_pictures_and_the_same_twice() -> None:
     recall = np.linspace(0, 1, 30)
     sizes = np.random.default_rng(0).integers(1, 900, 200)
     charts = [
-        lambda: figures.histogram(edges, background, truth, [0.4, 0.5, 0.9]),
-        lambda: figures.histogram(edges, background, truth * 0, [0.5]),
-        lambda: figures.histogram(np.array([1.0, 1.5]), np.array([4]), np.array([0])),
-        lambda: figures.curves({"a": (recall, 1 - recall), "b": (recall, recall * 0 + 0.1)}, 0.05),
-        lambda: figures.scatter(sizes, 1 / sizes),
-        lambda: figures.scatter(np.array([7]), np.array([0.5])),
+        lambda: evaluation.score_histogram(edges, background, truth, [0.4, 0.5, 0.9]),
+        lambda: evaluation.score_histogram(edges, background, truth * 0, [0.5]),
+        lambda: evaluation.score_histogram(np.array([1.0, 1.5]), np.array([4]), np.array([0])),
+        lambda: evaluation.precision_recall(
+            {"a": (recall, 1 - recall), "b": (recall, recall * 0 + 0.1)}, 0.05
+        ),
+        lambda: evaluation.dice_over_size(sizes, 1 / sizes),
+        lambda: evaluation.dice_over_size(np.array([7]), np.array([0.5])),
     ]
     for draw in charts:
         first = draw()
@@ -98,7 +100,9 @@ def test_charts_are_pictures_and_the_same_twice() -> None:
 
 def test_the_threshold_is_drawn_where_it_lies() -> None:
     edges, counts = np.linspace(0, 1, 51), np.full(50, 10)
-    left, right = (pixels(figures.histogram(edges, counts, counts, [t]))[150:500] for t in (0.25, 0.75))
+    left, right = (
+        pixels(evaluation.score_histogram(edges, counts, counts, [t]))[150:500] for t in (0.25, 0.75)
+    )
     dark = [(p.max(axis=-1) < 110).sum(axis=0) for p in (left, right)]
     apart = int((dark[1] - dark[0]).argmax()) - int((dark[0] - dark[1]).argmax())
     assert apart == pytest.approx(0.5 * 800, rel=0.15)
@@ -106,16 +110,18 @@ def test_the_threshold_is_drawn_where_it_lies() -> None:
 
 def test_quarters_hold_everything_once() -> None:
     sizes = np.array([1, 1, 1, 1, 1, 2, 3, 50, 60, 70, 900])
-    bounds = figures.quarters(sizes)
+    bounds = evaluation.quarters(sizes)
     counts = [int(((sizes >= low) & (sizes <= high)).sum()) for low, high in bounds]
     assert sum(counts) == len(sizes)
     assert all(a[1] < b[0] for a, b in itertools.pairwise(bounds))
-    assert figures.quarters(np.array([4, 4, 4])) == [(4, 4)]
-    assert figures.quarters(np.zeros(0, int)) == []
+    assert evaluation.quarters(np.array([4, 4, 4])) == [(4, 4)]
+    assert evaluation.quarters(np.zeros(0, int)) == []
 
 
 def test_no_pyplot() -> None:
-    code = "import sys, tagmask.charts, tagmask.figures; print('matplotlib.pyplot' in sys.modules)"
+    code = (
+        "import sys, tagmask.drawing.charts, tagmask.drawing.tiles; print('matplotlib.pyplot' in sys.modules)"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
 

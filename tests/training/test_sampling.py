@@ -5,8 +5,8 @@ from collections import Counter
 import pytest
 import torch
 
-from tagmask.data.sampling import Sampler
 from tagmask.errors import ConfigError
+from tagmask.training.sampling import Sampler
 
 LABELS = torch.tensor([0] * 7 + [1] * 3)
 
