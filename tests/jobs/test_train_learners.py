@@ -92,6 +92,8 @@ def learn(told: Path, bert: Path, backbone: Path, tmp_path: Path) -> Learn:
         if name in ("textdiff", "pixel_classifier"):
             network["features"] = {"weights": str(backbone), "blocks": [1, 3], "steps": [51, 251]}
         how = {"steps": 4, "batch": 2, "checkpoint_every": 2, "ema": 0.5, "learning_rate": 1e-2}
+        if network.get("null_text") and not any("null_text" in o or "text=none" in o for o in overrides):
+            how["text_dropout"] = 0.2
         table = {
             "data": {"prepared": str(told), "shots": ["train0_0", "train0_1", "train1_1", "train2_0"]},
             "text": {"encoder": str(bert)},
@@ -141,6 +143,34 @@ def test_each_is_trained_stopped_resumed_and_used(
 
 
 # features
+
+
+@pytest.mark.parametrize(
+    ("record", "message"),
+    [
+        (
+            {"schedule": {"kind": "cosine", "steps": 1000}},
+            "a cosine schedule of 1000 steps",
+        ),
+        ({"schedule": {"kind": "linear", "steps": 500}}, "a linear schedule of 500 steps"),
+        ({"learnt": {"noise": "simplex"}}, "removes gaussian noise.*learnt to remove simplex"),
+        ({"learnt": {"null": False}}, "without a tag, but the tag was never hidden"),
+    ],
+)
+def test_a_backbone_is_asked_for_nothing_that_its_training_has_not_shown_it(
+    record: dict[str, Any], message: str, learn: Learn, backbone: Path
+) -> None:
+    denoiser, before = random_run.network("denoiser", size=SIZE, seed=5), backbone.read_bytes()
+    fitting: dict[str, Any] = {"schedule": {"kind": "linear", "steps": 1000}, "learnt": {"only_tag": 0}}
+    try:
+        weights.save(backbone, denoiser, {"step": 1, **fitting, **record})
+        with pytest.raises(ConfigError, match=message) as raised:
+            learn("textdiff", "a")
+        assert str(backbone) in str(raised.value)
+        weights.save(backbone, denoiser, {"step": 1, **fitting})
+        assert learn("textdiff", "b").weights_path("textdiff").is_file()
+    finally:
+        backbone.write_bytes(before)
 
 
 @pytest.fixture
@@ -272,11 +302,20 @@ def test_hidden_sentences_teach_the_null_text(learn: Learn) -> None:
         return state(learn("textdiff", str(len(made)), *overrides).path, "textdiff")["network.null"]
 
     made: list[torch.Tensor] = []
-    for overrides in (["train.textdiff.steps=1"], [], ["train.textdiff.text_dropout=0.5"]):
+    still = ["train.textdiff.text_dropout=0.5", "train.textdiff.learning_rate=1e-12"]
+    for overrides in (still, ["train.textdiff.text_dropout=0.5"]):
         made.append(null(*overrides))
-    begun, always_told, hidden = made
-    assert torch.equal(begun, always_told)  # it is not looked at, and keeps what it began with
+    begun, hidden = made
     assert float((hidden - begun).abs().max()) > 1e-3
+
+
+@pytest.mark.parametrize("name", ["textdiff", "lvit"])
+def test_a_null_text_that_nothing_teaches_is_refused(learn: Learn, name: str, told: Path) -> None:
+    """Without it a picture that has no text would be segmented by what the null text began with: by chance."""
+    with pytest.raises(
+        ConfigError, match=rf"nothing would teach the null text.*train\.{name}\.text_dropout = 0\.1"
+    ):
+        learn(name, "a", f"train.{name}.text_dropout=0.0")
 
 
 def test_another_encoder_is_refused(learn: Learn, bert: Path, tmp_path: Path) -> None:
@@ -307,6 +346,11 @@ def test_pairs_teach_the_encoder_that_gloria_begins_with(learn: Learn, tmp_path:
     assert run.reads("gloria") == "train masks + texts"
     scratch = weights.read_tensors(learn("gloria", "b", *still).weights_path("gloria"))
     assert not torch.allclose(scratch["encoder.conv1.weight"], ours["encoder.conv1.weight"], atol=1e-3)
+    for batch in (1, 99):  # nothing to be told apart from; a picture would be its own stranger
+        with pytest.raises(
+            InputError, match=r"\d of \d+ training pictures have a text, .*gloria_pair\.batch"
+        ):
+            learn("gloria", f"batch{batch}", *pair, *still, f"train.gloria_pair.batch={batch}")
     (run.path / "weights" / "gloria_pair.safetensors").unlink()
     with pytest.raises(RunError, match="no weights of the gloria_pair"):
         begin(run, "gloria", "cpu")

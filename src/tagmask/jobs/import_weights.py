@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tagmask.config import build, override, plain, read_toml
+from tagmask.diffusion.schedule import ScheduleSettings
 from tagmask.errors import ConfigError, InputError
 from tagmask.io import sha256
 from tagmask.networks import weights
@@ -97,7 +99,10 @@ def import_weights(
     state = read_published(file, scratch=out.parent, key=key)
     denoiser = adm_to_denoiser(state, shape, new_attention_order=new_attention_order)
     del state
-    weights.save(out, denoiser, {"imported": file.name, "imported_sha256": sha256(file)})
+    record: dict[str, Any] = {"imported": file.name, "imported_sha256": sha256(file)}
+    if str(settings) in PUBLISHED:
+        record[weights.SCHEDULE] = plain(ScheduleSettings())  # all of them: linear, 1,000 steps
+    weights.save(out, denoiser, record)
     parameters = sum(p.numel() for p in denoiser.parameters())
     return Imported(out, shape, parameters, sha256(out))
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from tagmask import __version__
 from tagmask.config import build, plain
-from tagmask.diffusion.schedule import NoiseSchedule
+from tagmask.diffusion.schedule import NoiseSchedule, ScheduleSettings
 from tagmask.errors import ConfigError, RunError, SecurityError
 from tagmask.io import sha256
 from tagmask.networks.adm_checkpoint import adm_to_classifier, adm_to_denoiser, fill
@@ -25,8 +25,11 @@ from tagmask.networks.cnn import CNN
 from tagmask.networks.denoiser import Denoiser
 from tagmask.networks.features import FeatureSettings, FrozenFeatures
 from tagmask.networks.kinds import NETWORKS
+from tagmask.networks.learnt import Learnt
 
 __all__ = [
+    "LEARNT",
+    "SCHEDULE",
     "adm_to_classifier",
     "adm_to_denoiser",
     "load",
@@ -36,6 +39,8 @@ __all__ = [
     "save",
 ]
 
+SCHEDULE, LEARNT = "schedule", "learnt"
+"""Keys of the metadata of denoisers: `ScheduleSettings` and `Learnt`, as plain tables."""
 _PICKLED = {b"PK\x03\x04": "a zip archive, as torch.save writes", b"\x80": "a pickle"}
 _CONVERT = "Use tagmask import-weights (for a published denoiser), or safetensors made where it is trusted."
 
@@ -151,7 +156,8 @@ def load_features(
     RunError, SecurityError
         As `load`, or the file is another one than `known` says.
     ConfigError
-        Blocks, steps or label that this denoiser and schedule do not have.
+        Blocks, steps or label that this denoiser and schedule do not have, or a denoiser that was trained with another
+        schedule or noise, or never without a label where none is given. Files of earlier versions do not say.
     """
     try:
         found = sha256(settings.weights)
@@ -164,9 +170,29 @@ def load_features(
             repair="Give the denoiser of that training, or train again on this one.",
         )
     denoiser = load(settings.weights, "denoiser").requires_grad_(False)
+    _check_training(settings, schedule)
     # channels_last: some 1.1 to 1.3 times faster on a CPU, and what a GPU's tensor cores want.
     denoiser.unet.to(memory_format=torch.channels_last)
     return FrozenFeatures(denoiser, settings, schedule, found)
+
+
+def _check_training(settings: FeatureSettings, schedule: NoiseSchedule) -> None:
+    """Refuse features of a denoiser at noise, or with a label, that its training has not shown it."""
+    record = read_metadata(settings.weights)["metadata"]
+    if SCHEDULE in record:
+        own = build(ScheduleSettings, record[SCHEDULE], where=settings.weights)
+        if not torch.equal(own.build().alpha_bar, schedule.alpha_bar):
+            raise ConfigError(
+                f"was trained with a {own.kind} schedule of {own.steps} steps, but its features are asked for with "
+                "another one.",
+                where=settings.weights,
+                repair=f'Set schedule.kind = "{own.kind}" and schedule.steps = {own.steps}.',
+            )
+    if LEARNT in record:
+        learnt = build(Learnt, record[LEARNT], where=settings.weights)
+        told = settings.label is not None
+        asked: dict[str, Any] = {"conditional": told, "null": not told, "only_tag": learnt.only_tag}
+        learnt.check("features", **asked, where=settings.weights)
 
 
 def _layers(settings: Any) -> int:

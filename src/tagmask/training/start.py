@@ -4,20 +4,23 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
+from tagmask.config import plain
 from tagmask.data.prepared import Prepared
-from tagmask.errors import InputError, RunError
+from tagmask.errors import ConfigError, InputError, RunError
 from tagmask.networks import weights
+from tagmask.networks.denoiser import DenoiserSettings
 from tagmask.networks.feature_cache import FeatureCache
 from tagmask.networks.gloria import Gloria
 from tagmask.networks.gloria_pair import load_encoder
 from tagmask.networks.head import HeadSettings
 from tagmask.networks.kinds import MASK_LEARNERS, NETWORKS
-from tagmask.networks.learnt import tagged
+from tagmask.networks.learnt import Learnt, tagged
 from tagmask.runs import Run
 from tagmask.runs.parts import BACKBONE, ENCODER, TextReader, open_reader
 from tagmask.runs.resume import mask_rows
@@ -39,6 +42,9 @@ class Start:
         Of its sentences; None for one that reads none.
     attached
         SHA-256 of backbone and text encoder, for the metadata of its weights.
+    learnt
+        Of a denoiser: noise schedule, and what its training shows it; for the same place, so that features asked for
+        otherwise are refused.
     kept
         Features of its backbone, where they are to be kept.
     """
@@ -46,6 +52,7 @@ class Start:
     network: nn.Module
     reader: TextReader | None = None
     attached: dict[str, str] = field(default_factory=dict)
+    learnt: dict[str, Any] = field(default_factory=dict)
     kept: KeptFeatures | None = None
 
 
@@ -70,7 +77,11 @@ def begin(run: Run, name: str, device: torch.device | str) -> Start:
             same = replace(settings.features, weights=Path())
             of = (frozen.sha256, same, experiment.schedule, str(device), run.environment.get("data"))
             keeping = kept(of, lambda: KeptFeatures(FeatureCache(frozen, MEMORY), device))
-        return Start(made(settings.resolved(frozen)).attach(frozen), reader, attached, keeping)
+        return Start(made(settings.resolved(frozen)).attach(frozen), reader, attached, kept=keeping)
+    if isinstance(settings, DenoiserSettings):
+        shown = plain(Learnt.by(settings, experiment.train.denoiser))
+        learnt = {weights.SCHEDULE: plain(experiment.schedule), weights.LEARNT: shown}
+        return Start(made(settings), learnt=learnt)
     network: nn.Module = made(settings)
     if isinstance(network, Gloria) and experiment.gloria_pair is not None:
         path = run.weights_path("gloria_pair")
@@ -92,14 +103,26 @@ def rows_to_learn(
     Raises
     ------
     InputError
-        No slice of the wanted tag, or slices without text for a network that cannot do without.
+        No slice of the wanted tag, slices without text for a network that cannot do without, or too few pairs of
+        picture and sentence to be told apart.
+    ConfigError
+        A null text that nothing would teach.
     """
     masks = name in MASK_LEARNERS
     rows = mask_rows(run.path, prepared) if masks else prepared.split_indices("train")
     rows = tagged(rows, prepared.labels, settings.only_tag)
-    if reader is None or not reader.needed:
+    if reader is None:
         return rows
     silent = [row for row in rows.tolist() if not prepared.texts[row]]
+    if not reader.needed:
+        if not silent and not settings.text_dropout:
+            raise ConfigError(
+                f"null_text = true, but each of the {len(rows)} training pictures has a text and text_dropout = 0: "
+                "nothing would teach the null text.",
+                where=f"[{name}]",
+                repair=f"Set train.{name}.text_dropout = 0.1, or {name}.null_text = false.",
+            )
+        return rows
     if masks and silent:
         raise InputError(
             f"{len(silent)} of {len(rows)} training pictures have no text, {prepared.index[silent[0]]['id']!r} "
@@ -107,4 +130,12 @@ def rows_to_learn(
             where=prepared.path,
             repair=f"Give each a text, name others as data.shots, or use {name}.null_text = true.",
         )
-    return np.setdiff1d(rows, silent)  # pairs of picture and sentence
+    pairs = np.setdiff1d(rows, silent)
+    if not masks and not 2 <= settings.batch <= len(pairs):
+        raise InputError(
+            f"{len(pairs)} of {len(rows)} training pictures have a text, but the {name} tells the {settings.batch} "
+            "pictures of a batch and their texts apart.",
+            where=prepared.path,
+            repair=f"Give more pictures a text, or set train.{name}.batch to 2 or more, and to their number at most.",
+        )
+    return pairs

@@ -244,6 +244,7 @@ class Trainer:
         path.parent.mkdir(exist_ok=True)
         network: nn.Module = self.average.module
         record = {"step": self.step, "data": self.prepared.fingerprint, **self.start.attached}
+        record |= self.start.learnt
         if best and self.selection is not None:
             network = copy.deepcopy(network)
             network.load_state_dict(self.selection.best)
