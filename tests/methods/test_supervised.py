@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import cast
 
 import torch
 
-from tagmask.networks.pixel_classifier import jensen_shannon
+from tagmask.masks import MaskSettings, binarise
+from tagmask.methods.supervised import PixelEnsemble, PixelEnsembleSettings
+from tagmask.networks.pixel_classifier import PixelClassifier, jensen_shannon
 from tagmask.runs import Run
 from tagmask.types import Batch
 from tests import toys
@@ -23,3 +26,25 @@ def test_an_ensemble_scores_by_its_mean_and_says_where_its_members_disagree(tmp_
         members = learner.probabilities(learner.look(image), toys.SIZE)
     assert found.uncertainty is not None and found.uncertainty.shape == found.score_map.shape
     assert torch.equal(found.uncertainty, jensen_shannon(members)) and found.uncertainty.max() > 1e-3
+
+
+def test_the_paper_s_vote_is_the_mode_of_the_members() -> None:
+    class Members:
+        def of_members(self, x: torch.Tensor) -> torch.Tensor:
+            return p
+
+    p = torch.rand(10, 2, 1, 4, 4, generator=torch.Generator().manual_seed(3))
+    p[:, 0, 0, 0, 0] = torch.tensor(
+        [0.9] * 5 + [0.1] * 5
+    )  # a tie, which the published mode gives to the first class
+    vote, mean = (
+        PixelEnsemble(cast(PixelClassifier, Members()), PixelEnsembleSettings(vote)).predict(
+            Batch(torch.zeros(2, 1, 4, 4), ("a", "b"))
+        )
+        for vote in (True, False)
+    )
+    half, image = MaskSettings(rule="fixed", value=0.5), torch.zeros(2, 1, 4, 4)
+    masks = [binarise(found.score_map, image, half).mask for found in (vote, mean)]
+    expected = torch.mode((p > 0.5).long(), dim=0).values.bool()
+    assert torch.equal(masks[0], expected) and not torch.equal(masks[1], expected)
+    assert torch.equal(mean.score_map, p.mean(dim=0)) and torch.equal(mean.uncertainty, vote.uncertainty)  # type: ignore[arg-type]

@@ -19,7 +19,7 @@ from tagmask.methods.cdm import CDM, CDMSettings
 from tagmask.methods.cg_diff import CGDiff, CGDiffSettings
 from tagmask.methods.combined import Combined, CombinedSettings
 from tagmask.methods.ddib import DDIB, DDIBSettings
-from tagmask.methods.supervised import PixelEnsemble, Supervised, SupervisedSettings
+from tagmask.methods.supervised import PixelEnsemble, PixelEnsembleSettings, Supervised, SupervisedSettings
 from tagmask.networks.classifier import Classifier
 from tagmask.networks.cnn import CNN
 from tagmask.networks.denoiser import Denoiser
@@ -87,8 +87,10 @@ class Recipe:
         return self.needs(settings) if callable(self.needs) else self.needs
 
 
-def _supervised(learner: str, method: Callable[[Any, SupervisedSettings], Method] = Supervised) -> Recipe:
-    return Recipe(SupervisedSettings, (learner,), "train masks", lambda n, s: method(n.learners[learner], s))
+def _supervised(learner: str) -> Recipe:
+    return Recipe(
+        SupervisedSettings, (learner,), "train masks", lambda n, s: Supervised(n.learners[learner], s)
+    )
 
 
 def _cam(kind: Kind) -> Recipe:
@@ -174,7 +176,12 @@ METHODS: Mapping[str, Recipe] = {
     ),
     "unet": _supervised("segmenter"),
     "textdiff": _supervised("textdiff"),
-    "pixel_classifier": _supervised("pixel_classifier", PixelEnsemble),
+    "pixel_classifier": Recipe(
+        PixelEnsembleSettings,
+        ("pixel_classifier",),
+        "train masks",
+        lambda n, s: PixelEnsemble(n.learners["pixel_classifier"], s),
+    ),
     "transunet": _supervised("transunet"),
     "swinunet": _supervised("swinunet"),
     "gloria": _supervised("gloria"),

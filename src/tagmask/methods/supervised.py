@@ -14,7 +14,7 @@ from torch import nn
 from tagmask.networks.pixel_classifier import PixelClassifier, jensen_shannon
 from tagmask.types import Batch, Prediction
 
-__all__ = ["PixelEnsemble", "Supervised", "SupervisedSettings"]
+__all__ = ["PixelEnsemble", "PixelEnsembleSettings", "Supervised", "SupervisedSettings"]
 
 
 @dataclass(frozen=True)
@@ -42,8 +42,22 @@ class Supervised:
 
 
 @dataclass(frozen=True)
+class PixelEnsembleSettings:
+    """What an ensemble's members are asked for.
+
+    Parameters
+    ----------
+    vote
+        The paper's: a pixel's score is the share of the members that see the target there, so that above 0.5 most do.
+        Else the mean of their probabilities.
+    """
+
+    vote: bool = False
+
+
+@dataclass(frozen=True)
 class PixelEnsemble:
-    """Score every pixel by the mean probability of an ensemble, and say where its members disagree.
+    """Score every pixel by an ensemble, and say where its members disagree.
 
     Baranchuk et al. 2022, Sect. 4: the uncertainty is the members' Jensen-Shannon divergence, 0 to log 2 nats.
 
@@ -54,10 +68,11 @@ class PixelEnsemble:
     """
 
     learner: PixelClassifier
-    settings: SupervisedSettings = SupervisedSettings()
+    settings: PixelEnsembleSettings = PixelEnsembleSettings()
 
     @torch.no_grad()
     def predict(self, batch: Batch, seed: int = 0) -> Prediction:
-        """Give p(target) of every pixel and the members' disagreement; `seed` has no effect."""
-        p = self.learner.votes(batch.image)
-        return Prediction(score_map=p.mean(dim=0), uncertainty=jensen_shannon(p))
+        """Give p(target) of every pixel, or its votes, and the members' disagreement; `seed` has no effect."""
+        p = self.learner.of_members(batch.image)
+        score = (p > 0.5).to(p.dtype) if self.settings.vote else p
+        return Prediction(score_map=score.mean(dim=0), uncertainty=jensen_shannon(p))

@@ -31,8 +31,6 @@ __all__ = [
     "PixelClassifier",
     "PixelClassifierSettings",
     "jensen_shannon",
-    "majority",
-    "out_of_patience",
     "picture_uncertainty",
 ]
 
@@ -134,12 +132,12 @@ class PixelClassifier(FeatureHead):
         odds = F.logsigmoid(z).logsumexp(dim=0) - F.logsigmoid(-z).logsumexp(dim=0)
         return odds.to(features[0].dtype)
 
-    def votes(self, x: Tensor) -> Tensor:
+    def of_members(self, x: Tensor) -> Tensor:
         """Give p_m(target) of every member for pictures x (B, C, S, S) in [-1, 1]: (M, B, 1, S, S) in [0, 1]."""
         return self.probabilities(self.look(x), self.settings.size)
 
     def probabilities(self, features: Sequence[Tensor], size: int) -> Tensor:
-        """Give p_m(target) of every member: (M, B, 1, S, S) in [0, 1]. For `majority` and `jensen_shannon`."""
+        """Give p_m(target) of every member: (M, B, 1, S, S) in [0, 1]. For votes and `jensen_shannon`."""
         return self.member_logits(features, size).sigmoid()
 
     def member_logits(self, features: Sequence[Tensor], size: int) -> Tensor:
@@ -205,26 +203,6 @@ class _Member(nn.Module):
         return (z[:, 1] - z[:, 0]).reshape(len(h), 1, size, size)
 
 
-def majority(p: Tensor) -> Tensor:
-    """Give the mask that most members choose; on a tie the background, the first class.
-
-    Parameters
-    ----------
-    p : (M, B, 1, S, S) float in [0, 1]
-        p_m(target), of `PixelClassifier.probabilities`.
-
-    Returns
-    -------
-    Tensor : (B, 1, S, S) bool
-
-    Examples
-    --------
-    >>> majority(torch.tensor([0.6, 0.6, 0.0])[:, None]), torch.tensor([0.6, 0.6, 0.0]).mean() > 0.5
-    (tensor([True]), tensor(False))
-    """
-    return (p > 0.5).sum(dim=0) * 2 > len(p)
-
-
 def jensen_shannon(p: Tensor) -> Tensor:
     """Give how far the members disagree: entropy of their mean minus mean of their entropies, in nats.
 
@@ -267,19 +245,3 @@ def picture_uncertainty(divergence: Tensor, share: float = 0.1) -> Tensor:
     """
     flat = divergence.flatten(1)
     return flat.topk(max(1, math.floor(share * flat.shape[1])), dim=1).values.mean(dim=1)
-
-
-def out_of_patience(losses: Sequence[float], start: int, patience: int = 50) -> bool:
-    """Whether the published training of a member stops here.
-
-    Parameters
-    ----------
-    losses
-        Of all its steps so far.
-    start
-        Steps that do not count: the first four rounds of all pixels, as published.
-    patience
-        More than so many steps in a row without a new least loss are too many.
-    """
-    counted = losses[start:]
-    return bool(counted) and len(counted) - 1 - counted.index(min(counted)) > patience
