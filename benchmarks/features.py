@@ -126,16 +126,12 @@ def timed_rows(net: Denoiser, repeats: int, pictures: int) -> Sequence[str]:
 
     recomputed = lambda: epoch(lambda k: together(x[k]))  # noqa: E731
     for where, limit in (("memory", 2**36), ("disk", 0)):
-        for half in (False, True):
-            cache = FeatureCache(together, limit, half=half)
-            kept = lambda: epoch(lambda k: cache.get(k, x[k]))  # noqa: B023, E731
-            kept()
-            name = f"{pictures} pictures recomputed / from {where}{', float16' if half else ''}"
-            rows.append(compare(name, recomputed, kept, repeats, 5e-4 if half else 0.0))
+        cache = FeatureCache(together, limit)
+        kept = lambda: epoch(lambda k: cache.get(k, x[k]))  # noqa: B023, E731
+        kept()
+        rows.append(compare(f"{pictures} pictures recomputed / from {where}", recomputed, kept, repeats, 0.0))
     room = FeatureCache(together, 0).entry_bytes(size) / 2**20
-    rows.append(
-        f"room of one picture: {room:.1f} MiB; with eight variants {8 * room:.0f} MiB; float16 is half of it"
-    )
+    rows.append(f"room of one picture: {room:.1f} MiB; with eight variants {8 * room:.0f} MiB")
     return rows
 
 

@@ -6,7 +6,7 @@
 An epoch trains the head on every picture once, batch 1, with the eight turns and mirror images drawn as in training;
 the epoch that fills the cache is not counted. Both ways start from the same weights, and must end with the same bits.
 "count" is what the ratio would be if multiplications alone took time: the head's own are the same in both ways, and
-no cache can save them. With --half features are kept as float16, and the ends differ.
+no cache can save them.
 """
 
 from __future__ import annotations
@@ -105,12 +105,12 @@ def gigamultiplications(act: Callable[[], object]) -> float:
     return counter.get_total_flops() / 2e9
 
 
-def row(case: Case, device: str, pictures: int, repeats: int, half: bool) -> str:
+def row(case: Case, device: str, pictures: int, repeats: int) -> str:
     """One line of the table."""
     s = case.head.settings
     generator = torch.Generator().manual_seed(1)
     images = (torch.rand(pictures, s.channels, s.size, s.size, generator=generator) * 2 - 1).to(device)
-    cache = FeatureCache(case.frozen, 2 * 2**30, half=half)
+    cache = FeatureCache(case.frozen, 2 * 2**30)
     for k in range(pictures):
         for variant in range(VARIANTS):
             cache.get((k, variant), turned(images[k : k + 1], torch.tensor([variant])))
@@ -127,7 +127,7 @@ def row(case: Case, device: str, pictures: int, repeats: int, half: bool) -> str
     anew, kept = (statistics.median(column[1:]) for column in times.values())  # the first warms up
     states = [head.state_dict().values() for head in heads.values()]
     difference = max(float((a - b).abs().max()) for a, b in zip(*states, strict=True))
-    if difference and not half:
+    if difference:
         raise SystemExit(f"{case.name}: the weights differ by {difference:.1e}.")
     features, walk = cache.get((0, 0), images[:1]), case.frozen.denoiser
     x, text = images[:1].repeat(len(s.features.steps), 1, 1, 1), sentence(case, device)
@@ -147,7 +147,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--full", action="store_true", help="the published network at 256 px")
-    parser.add_argument("--half", action="store_true", help="keep float16")
     parser.add_argument("--pictures", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--only", help="one line alone, by its name")
@@ -159,7 +158,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(f"{'epoch of':14}" + "".join(f"{name:>{width}}" for name, width in columns.items()))
     for case in cases(options.full, options.device):
         if options.only in (None, case.name):
-            print(row(case, options.device, options.pictures, options.repeats, options.half), flush=True)
+            print(row(case, options.device, options.pictures, options.repeats), flush=True)
 
 
 if __name__ == "__main__":

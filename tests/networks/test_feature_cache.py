@@ -99,23 +99,6 @@ def test_nothing_is_seen_in_the_folder_and_nothing_stays_open(tmp_path: Path) ->
     assert file.closed
 
 
-def test_half_precision_is_half_the_room_and_the_same_at_every_turn(tmp_path: Path) -> None:
-    made, picture = Made(), _pictures(1)[0]
-    for limit in (0, GIB):
-        cache = FeatureCache(made, limit, folder=tmp_path, half=True)
-        first, second = cache.get(0, picture), cache.get(0, picture)
-        assert (
-            _same(first, second)
-            and cache.memory_bytes + cache.disk_bytes == cache.entry_bytes(16) == ENTRY / 2
-        )
-        for rough, exact in zip(first, made(picture), strict=True):
-            assert rough.dtype == torch.float32
-            assert 0 < (rough - exact).abs().max() <= 5e-4 * exact.abs().max()
-    with pytest.raises(ConfigError, match="do not fit into float16") as caught:
-        FeatureCache(Made(scale=1e6), GIB, half=True).get(0, picture)
-    assert "half = false" in caught.value.repair
-
-
 def test_a_name_belongs_to_one_picture(tmp_path: Path) -> None:
     cache, (one, other) = FeatureCache(Made(), GIB), _pictures(2)
     cache.get("a", one)
@@ -181,7 +164,6 @@ def test_fifty_pictures_of_256_px_keep_to_the_bound(imagenet: Denoiser) -> None:
 
     for limit in (0, GIB, 4 * GIB):
         cache = FeatureCache(Shapes(), limit)
-        cache._narrow = lambda features: features  # type: ignore[method-assign]
         cache._write = lambda found, size: True  # type: ignore[method-assign]
         for picture in range(50):
             for variant in range(8):

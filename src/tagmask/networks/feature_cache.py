@@ -52,7 +52,7 @@ class FeatureCache:
     """The features of pictures, each computed once.
 
     A picture goes through the backbone by itself, so what is kept is, bit for bit, what computing it again by
-    itself would give; with `half` it is the nearest float16 to that.
+    itself would give.
 
     Parameters
     ----------
@@ -63,8 +63,6 @@ class FeatureCache:
     folder
         Where on disk; by default where temporary files go. Nothing can be seen there, and nothing stays, however
         the process ends.
-    half
-        Keep float16: half the room, a relative error of up to 5e-4.
 
     Raises
     ------
@@ -72,15 +70,13 @@ class FeatureCache:
         A negative limit, or a folder that is none.
     """
 
-    def __init__(
-        self, frozen: _Features, limit_bytes: int, *, folder: Path | None = None, half: bool = False
-    ) -> None:
+    def __init__(self, frozen: _Features, limit_bytes: int, *, folder: Path | None = None) -> None:
         if limit_bytes < 0:
             raise ConfigError(f"a feature cache of {limit_bytes} bytes.", repair="Use 0 to keep all on disk.")
         folder = Path(folder or tempfile.gettempdir())
         if not folder.is_dir():
             raise ConfigError("is no folder for cached features.", where=folder, repair="Name one, or none.")
-        self.frozen, self.limit_bytes, self.folder, self.half = frozen, limit_bytes, folder, half
+        self.frozen, self.limit_bytes, self.folder = frozen, limit_bytes, folder
         self.memory_bytes = self.disk_bytes = 0
         self._entries: dict[Hashable, _Entry] = {}
         self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 (nameless: gone with the process)
@@ -93,7 +89,7 @@ class FeatureCache:
 
     def entry_bytes(self, size: int) -> int:
         """Room that one picture of side `size` takes."""
-        return sum(math.prod(shape) for shape in self._shapes(size)) * (2 if self.half else 4)
+        return sum(math.prod(shape) for shape in self._shapes(size)) * 4
 
     def get(self, key: Hashable, image: Tensor) -> list[Tensor]:
         """Give the features of one picture, computed at the first time and kept.
@@ -120,7 +116,7 @@ class FeatureCache:
         digest = hashlib.sha256(image.detach().float().cpu().contiguous().numpy().data).digest()
         entry = self._entries.get(key)
         if entry is None:
-            found = [self._narrow(f) for f in self.frozen(image)]
+            found = [f.cpu().contiguous(memory_format=torch.channels_last) for f in self.frozen(image)]
             self._keep(key, digest, found)
         elif entry.digest != digest:
             raise ConfigError(
@@ -129,17 +125,7 @@ class FeatureCache:
             )
         else:
             found = self._read(entry.offset, image.shape[-1]) if entry.features is None else entry.features
-        return [f.to(image.device, torch.float32) for f in found]
-
-    def _narrow(self, features: Tensor) -> Tensor:
-        narrow = features.cpu().to(torch.float16 if self.half else torch.float32)
-        narrow = narrow.contiguous(memory_format=torch.channels_last)
-        if self.half and not narrow.isfinite().all():
-            raise ConfigError(
-                f"features of up to {float(features.abs().max()):g} do not fit into float16.",
-                repair="Keep them in full: half = false.",
-            )
-        return narrow
+        return [f.to(image.device) for f in found]
 
     def _keep(self, key: Hashable, digest: bytes, found: list[Tensor]) -> None:
         size = sum(f.numel() * f.element_size() for f in found)
@@ -172,14 +158,7 @@ class FeatureCache:
 
     def _read(self, offset: int, size: int) -> list[Tensor]:
         self._file.seek(offset)
-        found = [
-            torch.empty(
-                shape,
-                dtype=torch.float16 if self.half else torch.float32,
-                memory_format=torch.channels_last,
-            )
-            for shape in self._shapes(size)
-        ]
+        found = [torch.empty(shape, memory_format=torch.channels_last) for shape in self._shapes(size)]
         for features in found:
             wanted = _bytes(features)
             if self._file.readinto(wanted) != wanted.nbytes:
