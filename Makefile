@@ -56,6 +56,7 @@ bench: $(VENV)/.installed ## measure speed and memory against plain loops
 	$(BIN)/python benchmarks/cam.py
 	$(BIN)/python benchmarks/features.py
 	$(BIN)/python benchmarks/textdiff.py
+	$(BIN)/python benchmarks/memory.py
 
 clean: ## remove .venv, caches and the demo's output; runs and prepared data stay
 	rm -rf $(VENV) $(OUT) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
