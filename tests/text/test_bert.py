@@ -168,3 +168,11 @@ def test_a_name_of_the_hub(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", there)
     assert load("lab/bert").sha256 == load(tiny).sha256
+
+    (bare := tiny.parent / "bare").mkdir(exist_ok=True)  # a model that is published as a pickle alone
+    (bare / "config.json").write_bytes((tiny / "config.json").read_bytes())
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda name, **_: str(bare))
+    with pytest.raises(
+        SecurityError, match=r"no model\.safetensors of 'lab/bert'.*AutoTokenizer.*save_pretrained"
+    ):
+        load("lab/bert")

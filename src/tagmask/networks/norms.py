@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 from torch import nn
 
@@ -10,7 +10,9 @@ from tagmask.errors import ConfigError
 
 __all__ = ["Norm", "check_norm", "norm_layer"]
 
-Norm = Literal["batch", "instance"]
+Norm = Literal["batch", "instance", "group"]
+_GROUP = 16
+"""Channels of a group, as Wu and He recommend."""
 
 
 def norm_layer(norm: Norm, width: int) -> nn.Module:
@@ -22,9 +24,15 @@ def norm_layer(norm: Norm, width: int) -> nn.Module:
         "batch": mean and variance of the batch in training, and their running averages afterwards (Ioffe, Szegedy
         2015, https://arxiv.org/abs/1502.03167). "instance": those of each picture, always (Ulyanov et al. 2016,
         https://arxiv.org/abs/1607.08022). With batches of one picture both are the same in training, and only the
-        second is so afterwards: docs/adr/0018-norms-of-few-pictures.md.
+        second is so afterwards. "group": those of 16 channels of each picture together (Wu, He 2018,
+        https://arxiv.org/abs/1803.08494), so that what is the same at every pixel of one channel is not taken away.
+        docs/adr/0018-norms-of-few-pictures.md.
     """
-    return nn.BatchNorm2d(width) if norm == "batch" else nn.InstanceNorm2d(width, affine=True)
+    if norm == "batch":
+        return nn.BatchNorm2d(width)
+    if norm == "instance":
+        return nn.InstanceNorm2d(width, affine=True)
+    return nn.GroupNorm(width // _GROUP if width % _GROUP == 0 else 1, width)
 
 
 def check_norm(section: str, norm: str, smallest: int) -> None:
@@ -40,10 +48,12 @@ def check_norm(section: str, norm: str, smallest: int) -> None:
     ConfigError
         Naming the setting.
     """
-    if norm not in ("batch", "instance"):
-        raise ConfigError(f'{section}.norm = "{norm}".', repair='Use "batch" or "instance".')
+    if norm not in (known := get_args(Norm)):
+        raise ConfigError(
+            f'{section}.norm = "{norm}".', repair=f"Use {', '.join(known[:-1])} or {known[-1]}."
+        )
     if norm == "instance" and smallest < 2:
         raise ConfigError(
             f'{section}.norm = "instance", but the smallest features are of one pixel, whose variance is 0.',
-            repair='Use norm = "batch", a larger size or fewer levels.',
+            repair='Use norm = "group" or "batch", a larger size or fewer levels.',
         )

@@ -36,7 +36,7 @@ class SegmenterSettings:
     dropout
         Of whole feature channels at the lowest level, in [0, 1).
     norm
-        "batch" as published, or "instance", which does not depend on the other pictures of a training; see
+        "batch" as published, or "instance" or "group", which do not depend on the other pictures of a training; see
         `tagmask.networks.norms.norm_layer`.
     """
 

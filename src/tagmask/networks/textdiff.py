@@ -67,8 +67,9 @@ class TextDiffSettings(HeadSettings):
         Who brings features to `width`: "shared", one layer for the first block and one for all later, as published;
         "each", a layer for each block. Blocks that have that width need none.
     norm
-        Of the decoder: "batch" as published, or "instance". With batches of one picture, as published, "batch" learns
-        with the picture's own statistics and answers with running ones; see `tagmask.networks.norms.norm_layer`.
+        Of the decoder: "batch" as published, "instance" or "group". With batches of one picture, as published, "batch"
+        learns with the picture's own statistics and answers with running ones, and "instance" takes away what is the
+        same at every pixel of a channel; see `tagmask.networks.norms.norm_layer`.
     null_text
         Keep a learnt token for pictures without a text. Off as published.
     """

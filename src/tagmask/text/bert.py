@@ -80,12 +80,29 @@ def _fetch(name: str) -> Path:
         except Exception as error:  # of the network, the hub, or the cache: many kinds
             reason = f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
             continue
-        if not offline or (folder / _WEIGHTS).is_file():
+        if (folder / _WEIGHTS).is_file():
             return folder
+        if not offline:
+            raise _no_safetensors(name)
     raise ConfigError(
         f"There is no folder {name!r}, and the hub does not give a model of this name ({reason}).",
         where="text.encoder",
         repair=f'Fetch it where there is a network and give its folder, or use "{MINILM}".',
+    )
+
+
+def _no_safetensors(name: str) -> TagmaskError:
+    """Say how the weights of a model that the hub has in another form become safetensors."""
+    both = " ".join(
+        f"{kind}.from_pretrained('{name}').save_pretrained('bert');"
+        for kind in ("AutoModel", "AutoTokenizer")
+    )
+    return SecurityError(
+        f"The hub has no {_WEIGHTS} of {name!r}; in other forms, such as a pickle, weights can run code when they are "
+        "read.",
+        where="text.encoder",
+        repair="If you trust them, save them anew where there is a network, and name that folder: "
+        f'python -c "from transformers import AutoModel, AutoTokenizer; {both}"',
     )
 
 
