@@ -25,6 +25,7 @@ from tagmask.networks.features import FrozenFeatures
 from tagmask.networks.kinds import MASK_LEARNERS
 from tagmask.runs import Run
 from tagmask.slices import SliceSettings
+from tagmask.text import TextEncoder
 from tagmask.training.kept_features import shared_features
 from tagmask.training.start import begin
 from tagmask.training.trainer import Trainer
@@ -273,11 +274,23 @@ def test_a_network_that_reads_no_text_opens_no_encoder(
 
 @pytest.mark.parametrize("name", ["textdiff", "lvit"])
 def test_pictures_without_text_are_refused_where_none_was_learnt(
-    name: str, learn: Learn, told_cohort: Path, tmp_path: Path
+    name: str, learn: Learn, told_cohort: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plain_text = {"null_text": False}
-    with pytest.raises(InputError, match=r"1 of 24 training pictures have no text, 'train5_3'.*null_text"):
+    says = r"1 of 24 training pictures have no text that the encoder reads, 'train5_3'.*null_text"
+    with pytest.raises(InputError, match=says):
         learn(name, "all", "data.shots=24", shape=plain_text)
+    read = TextEncoder.__call__
+    monkeypatch.setattr(  # an encoder that knows no word of a text of another script
+        TextEncoder,
+        "__call__",
+        lambda self, texts: read(self, ["" if t == SENTENCES[1] else t for t in texts]),
+    )
+    with pytest.raises(
+        InputError, match=r"2 of 4 training pictures have no text that the encoder reads, 'train0_1'"
+    ):
+        learn(name, "foreign", shape=plain_text)
+    monkeypatch.undo()
     run = learn(name, "few", shape=plain_text)
     result = segment(run, [told_cohort / "test"], out=tmp_path / "out")
     assert len(result.done) == 7 and list(result.failed) == ["test0_0"]
@@ -377,3 +390,19 @@ def test_a_run_says_what_it_was_made_from(learn: Learn) -> None:
     assert "[train.textdiff.augment]" in text and "[train.denoiser]" not in text
     assert plain(Run.open(run.path).experiment) == plain(run.experiment)
     assert np.isfinite(float(weights.read_metadata(run.weights_path("textdiff"))["metadata"]["step"]))
+
+
+@pytest.mark.parametrize("name", MASK_LEARNERS)
+def test_a_single_training_picture_is_enough_or_refused(
+    name: str, learn: Learn, told_cohort: Path, tmp_path: Path
+) -> None:
+    one = ["data.shots=['train0_1']", f"train.{name}.batch=1", f"train.{name}.steps=2"]
+    if name == "gloria":  # five halvings of 32 px
+        with pytest.raises(
+            ConfigError, match=r"a batch of 1 picture of 32 px leaves one pixel.*batch of 2 or more"
+        ):
+            learn(name, "a", *one)
+        return
+    run = learn(name, "a", *one)
+    result = segment(run, [told_cohort / "test"], out=tmp_path / "out")
+    assert len(result.done) == 8 and not result.failed

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from tagmask import objectives
 from tagmask.diffusion.schedule import NoiseSchedule
+from tagmask.errors import ConfigError
 from tagmask.networks.classifier import Classifier
 from tagmask.networks.cnn import CNN
 from tagmask.networks.denoiser import Denoiser
@@ -42,7 +43,26 @@ class NetworkWithLoss(nn.Module):
         self.network, self.schedule, self.settings = network, schedule, settings
 
     def forward(self, batch: TrainingBatch) -> Tensor:
-        """Give the loss of a batch, () float32."""
+        """Give the loss of a batch, () float32.
+
+        Raises
+        ------
+        ConfigError
+            A batch norm that has one value of each channel to normalise over.
+        """
+        try:
+            return self._loss(batch)
+        except ValueError as error:
+            if "more than 1 value per channel" not in str(error):
+                raise
+            raise ConfigError(
+                f"a batch of {len(batch.image)} picture of {batch.image.shape[-1]} px leaves one pixel at the lowest "
+                "level, and a batch norm has nothing to compare it with.",
+                where="[train]",
+                repair="Use a batch of 2 or more, larger pictures, or fewer levels.",
+            ) from None
+
+    def _loss(self, batch: TrainingBatch) -> Tensor:
         image, label, noise, mask = batch.image, batch.label, batch.noise, batch.mask
         match self.network:
             case Denoiser():

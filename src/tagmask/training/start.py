@@ -113,7 +113,11 @@ def rows_to_learn(
     rows = tagged(rows, prepared.labels, settings.only_tag)
     if reader is None:
         return rows
-    silent = [row for row in rows.tolist() if not prepared.texts[row]]
+    said = {prepared.texts[row] for row in rows.tolist()}
+    heard = {text for text in said if reader.encoder([text]).mask.any()}  # it may know no part of a text
+    silent = [
+        row for row in rows.tolist() if prepared.texts[row] not in heard
+    ]  # the encoder may know no part of a text
     if not reader.needed:
         if not silent and not settings.text_dropout:
             raise ConfigError(
@@ -125,8 +129,9 @@ def rows_to_learn(
         return rows
     if masks and silent:
         raise InputError(
-            f"{len(silent)} of {len(rows)} training pictures have no text, {prepared.index[silent[0]]['id']!r} "
-            f"for instance, and the {name} is to be trained for pictures that have one.",
+            f"{len(silent)} of {len(rows)} training pictures have no text that the encoder reads, "
+            f"{prepared.index[silent[0]]['id']!r} for instance, and the {name} is to be trained for pictures that have "
+            "one.",
             where=prepared.path,
             repair=f"Give each a text, name others as data.shots, or use {name}.null_text = true.",
         )

@@ -1,6 +1,8 @@
 """Left, right, upper and lower in a sentence, kept true when its picture is flipped or turned.
 
-Not followed are other words of place (top, bottom, apical, inferior), abbreviations (RUL) and other languages.
+Not followed are other words of place (top, bottom, apical, inferior), abbreviations (RUL) and other languages. Words
+that mean something else are taken for places where nothing tells them apart: "the density is lower on the left", "the
+patient left".
 """
 
 from __future__ import annotations
