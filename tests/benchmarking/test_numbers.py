@@ -258,6 +258,21 @@ def test_what_was_not_tested_has_no_p(tmp_path: Path) -> None:
     assert "a row of fewer repeats than planned is not tested (-), nor another against it" in text
 
 
+def test_sizes_stand_beside_the_printed_ones(tmp_path: Path) -> None:
+    number = {("positives", "dice"): Number(0.5, 0.1, 0.4, 0.6, 2)}
+    line = Line("U-Net", "unet", "train masks", number, {"positives": None}, 2, 2, {"parameters": 31.037633})
+    table = DataTable("toy", "facts.", "px", [line], ["feng2024-table1-monuseg"])
+    text = write_tables(tmp_path, [table], Protocol(setups=("positives",), metrics=("dice",)), {})
+    lines = [
+        [cell.strip() for cell in row.split("|")[1:-1]] for row in text.splitlines() if row.startswith("| ")
+    ]
+    assert lines[0][-1] == "parameters [M]"
+    sizes = {row[0]: row[-1] for row in lines[1:]}
+    assert sizes == {"U-Net": "31.04", "UNet": "31.04", "TransUNet": "93.19", "SwinUNet": "27.17", "GLoRIA": "32.52",
+                     "LViT": "29.72", "TextDiff": "9.68"}  # fmt: skip
+    assert ",parameters,31.0376" in (tmp_path / "table.csv").read_text()
+
+
 def test_intervals_and_tests_hold_for_the_drawn_pictures_alone(tmp_path: Path) -> None:
     note = "hold for the training pictures that were drawn"
     assert note in written(tmp_path, None, drawn=True) and note not in written(tmp_path, None, drawn=False)

@@ -107,6 +107,7 @@ def test_the_table_for_people(made: Made) -> None:
     assert body["all-empty"]["reads"] == "nothing" and body["intensity oracle"]["reads"] == "test masks"
     assert body["CG-CDM"]["Dice, positives"] == "0.563 ± 0.023" and body["CG-CDM"]["s / image"] == "2.78"
     assert body["CG-CDM"]["source"] == "printed in Hu et al. 2023, Table 1 (BraTS), other data"
+    assert float(body["Hazy"]["parameters [M]"]) > 0 and body["all-empty"]["parameters [M]"] == "-"
     assert float(body["Hazy"]["s / image"]) > 0 and float(body["Hazy"]["peak MB"].replace(",", "")) > 10
     assert "Peak: largest resident memory of the process" in text
     assert "2 positive of 4 slices of 2 patients." in text

@@ -21,6 +21,7 @@ _COSTS = {
     "seconds_per_image": ("seconds_per_image", 1.0),
     "peak_memory_mb": ("peak_memory_bytes", 1e6),
     "peak_gpu_mb": ("peak_gpu_bytes", 1e6),
+    "parameters": ("parameters", 1e6),
 }
 """Column -> what cells record, and how much of it is one."""
 

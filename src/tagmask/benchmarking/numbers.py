@@ -228,7 +228,7 @@ def paired_tests(
     """Compare each row with the best: the highest mean Dice of the rows that read no mask, if a method is among them.
 
     Where slices without target count ("mixed"), a row that is told the tags has those for nothing: rows are compared
-    with the best of their kind.
+    with the best of their kind, if a method is of it.
 
     Parameters
     ----------
@@ -256,7 +256,9 @@ def paired_tests(
 def _best(
     rows: Sequence[RowNumbers], setup: str, trivial: Sequence[RowNumbers], incomplete: Sequence[RowNumbers]
 ) -> RowNumbers | None:
-    methods = [row for row in rows if not _among(row, trivial)] or list(rows)
+    methods = [row for row in rows if not _among(row, trivial)]
+    if not methods:
+        return None
     fair = [row for row in rows if "mask" not in row.reads]
     if not any("mask" not in row.reads for row in methods):
         fair = methods

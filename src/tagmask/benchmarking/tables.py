@@ -41,7 +41,7 @@ class Line:
     repeats, of
         Finished cells, and how many there should be.
     costs
-        "seconds_per_image" and "peak_memory_mb", "peak_gpu_mb" where they were measured.
+        "seconds_per_image" and "peak_memory_mb", "peak_gpu_mb" where they were measured, "parameters" in millions.
     line, vary
         Its line in a figure, and the values of its varied settings.
     """
@@ -179,13 +179,17 @@ def _rows(table: DataTable, protocol: Protocol) -> Iterator[str]:
         cells += [f"{line.costs[c]:{_COSTS[c][1]}}" if c in line.costs else "-" for c in costs]
         yield _line([line.title, _HERE, line.reads, repeats, *cells])
     printed: dict[tuple[str, str, str], dict[tuple[str, str], Printed]] = {}
+    sizes: dict[str, Printed] = {}
     for p in (p for name in table.published for p in published_table(name)):
         if p.setup:
             printed.setdefault((p.row, _source(p), p.reads), {})[p.setup, p.metric] = p
+        else:
+            sizes[p.row] = p
     for (row, source, reads), numbers in printed.items():
         cells = [show_printed(numbers.get(c) or numbers.get(("all", c[1]))) for c in columns]
-        seconds = show_printed(next((p for (_, m), p in numbers.items() if m == "seconds_per_image"), None))
-        cells += ["-"] * len(tests) + [seconds if c == "seconds_per_image" else "-" for c in costs]
+        seconds = next((p for (_, m), p in numbers.items() if m == "seconds_per_image"), None)
+        shown = {"seconds_per_image": show_printed(seconds), "parameters": show_printed(sizes.get(row))}
+        cells += ["-"] * len(tests) + [shown.get(c, "-") for c in costs]
         yield _line([row, source, reads, "-", *cells])
 
 
@@ -197,6 +201,7 @@ _COSTS = {
     "seconds_per_image": ("s / image", ".3g"),
     "peak_memory_mb": ("peak MB", ",.0f"),
     "peak_gpu_mb": ("peak MB of the GPU", ",.0f"),
+    "parameters": ("parameters [M]", ".2f"),
 }
 """Head and format of what a row cost."""
 
@@ -251,7 +256,8 @@ def _notes(protocol: Protocol, record: Mapping[str, Any], *, drawn: bool) -> Ite
     if "memory_measured" in record:
         yield (
             "s / image: wall time of `tagmask segment`, reading and writing included, by the number of slices. "
-            f"Peak: {record['memory_measured']}."
+            f"Peak: {record['memory_measured']}. Parameters: of what is trained, without a frozen backbone or text "
+            "encoder."
         )
     yield "Printed rows are the papers' own numbers, on other data and by other conventions: read them as a scale."
     for title, problem in record.get("failed", {}).items():

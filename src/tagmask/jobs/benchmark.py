@@ -289,7 +289,7 @@ def _segment(cell: Cell, device: str, batch: int | None) -> dict[str, object]:
     seconds, slices = took[0].seconds, took[0].slices  # later modes only repeat what the first has computed
     return {
         **{"seconds": seconds, "slices": slices, "seconds_per_image": seconds / max(slices, 1)},
-        **{"device": device, **peak.record()},
+        **{"device": device, "parameters": run.networks.size(run.needs(cell.row.method)), **peak.record()},
     }
 
 

@@ -51,6 +51,11 @@ class Networks:
             return self.learners.get(name)
         return getattr(self, name)
 
+    def size(self, names: Iterable[str]) -> int:
+        """Count the parameters of these networks, without the frozen ones that some of them read through."""
+        found = (network for name in names if (network := self.get(name)) is not None)
+        return sum(p.numel() for network in found for p in network.parameters())
+
 
 @dataclass(frozen=True)
 class Recipe:
