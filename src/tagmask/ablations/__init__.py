@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from tagmask.ablations import anofpdm, cdm, steps, stride
+from tagmask.ablations import anofpdm, cdm, costs
 from tagmask.ablations.kinds import Ablation
 
 __all__ = ["ABLATIONS"]
@@ -14,8 +14,8 @@ ABLATIONS: Mapping[str, Ablation] = {
     "R": cdm.STAGES,
     "tau": cdm.TAU,
     "s": cdm.SCALE,
-    "steps": steps.STEPS,
-    "stride": stride.STRIDE,
+    "steps": costs.STEPS,
+    "stride": costs.STRIDE,
     "w": anofpdm.GUIDANCE,
     "end": anofpdm.END,
     "threshold": anofpdm.THRESHOLD,

@@ -8,14 +8,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from tagmask.data.csv_rows import read_rows
 from tagmask.data.table import TAG
 from tagmask.datasets.atlas import find_atlas, list_atlas
 from tagmask.datasets.brats import MODALITIES, find_brats, list_brats
 from tagmask.datasets.chaos import ORGANS, find_chaos, list_chaos
 from tagmask.datasets.layouts import Listing
 from tagmask.datasets.lvit import LAYOUT, find_lvit, list_lvit
-from tagmask.datasets.tabled import find_tabled
 from tagmask.errors import ConfigError, InputError, did_you_mean
+from tagmask.io import stem
 
 __all__ = ["DATASETS", "Dataset", "Target", "find_dataset", "meant", "not_found"]
 
@@ -80,7 +81,12 @@ class Dataset:
 
 
 def _find(folder: Path, title: str, begins: str) -> str | None:
-    return title if find_tabled(folder, begins) else None
+    """Tell a set with a table of tags for each split by how the names of its images begin."""
+    try:
+        _, fields = next(iter(read_rows(folder / "train" / "labels.csv", ("image", "label"))))
+    except InputError:
+        return None
+    return title if stem(fields["image"]).startswith(begins) else None
 
 
 def _tabled(title: str, begins: str, targets: Mapping[str, Target], **slices: Any) -> Dataset:

@@ -27,8 +27,7 @@ from tagmask.io import (
 from tagmask.machine import device_of, environment
 from tagmask.masks import no_threshold
 from tagmask.runs import Run
-from tagmask.segmenting.cases import by_image, source_names
-from tagmask.segmenting.output import clear
+from tagmask.segmenting.cases import by_image, clear, source_names
 from tagmask.segmenting.pace import Pace, largest_batch
 from tagmask.segmenting.presence import Tags
 from tagmask.segmenting.workbench import COLUMNS, Workbench

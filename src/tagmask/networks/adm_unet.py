@@ -78,18 +78,7 @@ class DenoiserSettings:
     def __post_init__(self) -> None:
         if self.head_channels is None and self.heads is None:
             object.__setattr__(self, "head_channels", 32)  # so that records of the settings say it
-        check_unet(
-            "denoiser",
-            size=self.size,
-            channels=self.channels,
-            widths=self.widths,
-            blocks=self.blocks,
-            attention=self.attention,
-            head_channels=self.head_channels,
-            heads=self.heads,
-            patch=self.patch,
-            dropout=self.dropout,
-        )
+        check_unet("denoiser", self)
         if self.classes < 0:
             raise ConfigError(f"denoiser.classes = {self.classes}.", repair="Use 2, or 0 for unconditional.")
         if self.conditioning not in ("add", "attention"):

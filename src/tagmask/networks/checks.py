@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import torch
 from torch import Tensor
 
@@ -10,19 +12,28 @@ from tagmask.errors import ConfigError
 __all__ = ["check_image", "check_unet", "network_index"]
 
 
-def check_unet(
-    section: str,
-    *,
-    size: int,
-    channels: int,
-    widths: tuple[int, ...],
-    blocks: int,
-    attention: tuple[int, ...],
-    head_channels: int | None,
-    heads: int | None,
-    patch: int,
-    dropout: float,
-) -> None:
+class _UNet(Protocol):
+    """The settings that the denoiser and the classifier share; the denoiser has `heads` besides."""
+
+    @property
+    def size(self) -> int: ...
+    @property
+    def channels(self) -> int: ...
+    @property
+    def widths(self) -> tuple[int, ...]: ...
+    @property
+    def blocks(self) -> int: ...
+    @property
+    def attention(self) -> tuple[int, ...]: ...
+    @property
+    def head_channels(self) -> int | None: ...
+    @property
+    def patch(self) -> int: ...
+    @property
+    def dropout(self) -> float: ...
+
+
+def check_unet(section: str, settings: _UNet) -> None:
     """Check the settings that the denoiser and the classifier share.
 
     Raises
@@ -34,36 +45,40 @@ def check_unet(
     def refuse(what: str, repair: str) -> None:
         raise ConfigError(f"{section}.{what}.", repair=repair)
 
-    for name, value in (("size", size), ("channels", channels), ("blocks", blocks), ("patch", patch)):
-        if value < 1:
+    s, heads = (
+        settings,
+        getattr(settings, "heads", None),
+    )  # a classifier's are counted by their channels alone
+    for name in ("size", "channels", "blocks", "patch"):
+        if (value := getattr(s, name)) < 1:
             refuse(f"{name} = {value}, but it must be at least 1", f"Set {section}.{name}.")
-    if not widths or any(w < 8 or w % 8 for w in widths):
-        refuse(f"widths = {list(widths)}, but each must be a multiple of 8", "Multiples of 32 are best.")
-    levels, step = len(widths), patch * 2 ** (len(widths) - 1)
-    if size % step:
-        near = max(step, round(size / step) * step)
+    if not s.widths or any(w < 8 or w % 8 for w in s.widths):
+        refuse(f"widths = {list(s.widths)}, but each must be a multiple of 8", "Multiples of 32 are best.")
+    levels, step = len(s.widths), s.patch * 2 ** (len(s.widths) - 1)
+    if s.size % step:
+        near = max(step, round(s.size / step) * step)
         refuse(
-            f"size = {size} does not divide by {step} (patch {patch} and {levels} levels)",
+            f"size = {s.size} does not divide by {step} (patch {s.patch} and {levels} levels)",
             f"Use size = {near}, a smaller patch, or fewer widths.",
         )
-    if any(level not in range(levels) for level in attention) or len(set(attention)) < len(attention):
+    if any(level not in range(levels) for level in s.attention) or len(set(s.attention)) < len(s.attention):
         refuse(
-            f"attention = {list(attention)}, but levels run from 0 to {levels - 1}, each named once",
+            f"attention = {list(s.attention)}, but levels run from 0 to {levels - 1}, each named once",
             "Level 0 is full resolution.",
         )
-    if (head_channels is None) == (heads is None):
+    if (s.head_channels is None) == (heads is None):
         refuse(
-            f"head_channels = {head_channels} and heads = {heads}, but only one of the two is to be given",
+            f"head_channels = {s.head_channels} and heads = {heads}, but only one of the two is to be given",
             "Leave out the other.",
         )
-    for width in {*(widths[level] for level in attention), widths[-1]}:
-        if (parts := head_channels or heads or 0) < 1 or width % parts:
+    for width in {*(s.widths[level] for level in s.attention), s.widths[-1]}:
+        if (parts := s.head_channels or heads or 0) < 1 or width % parts:
             refuse(
-                f"head_channels = {head_channels}, heads = {heads} do not divide the attending width {width}",
+                f"head_channels = {s.head_channels}, heads = {heads} do not divide the attending width {width}",
                 "Use a divisor of every width that attends, the last one included.",
             )
-    if not 0 <= dropout < 1:
-        refuse(f"dropout = {dropout}, but it must lie in [0, 1)", "Use 0 to turn it off.")
+    if not 0 <= s.dropout < 1:
+        refuse(f"dropout = {s.dropout}, but it must lie in [0, 1)", "Use 0 to turn it off.")
 
 
 def check_image(section: str, x: Tensor, channels: int, size: int) -> None:

@@ -61,18 +61,7 @@ class ClassifierSettings:
     classes: int = 2
 
     def __post_init__(self) -> None:
-        check_unet(
-            "classifier",
-            size=self.size,
-            channels=self.channels,
-            widths=self.widths,
-            blocks=self.blocks,
-            attention=self.attention,
-            head_channels=self.head_channels,
-            heads=None,
-            patch=self.patch,
-            dropout=self.dropout,
-        )
+        check_unet("classifier", self)
         if self.classes < 2:
             raise ConfigError(f"classifier.classes = {self.classes}.", repair="Use 2 or more.")
 

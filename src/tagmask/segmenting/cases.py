@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 
@@ -15,7 +17,7 @@ from tagmask.io import read_study
 from tagmask.slices import Slices, SliceSettings, split
 from tagmask.types import Study
 
-__all__ = ["OpenCase", "by_image", "source_names"]
+__all__ = ["OpenCase", "by_image", "clear", "source_names"]
 
 
 @dataclass
@@ -147,3 +149,19 @@ def _rows_by_slice(rows: list[Case], slices: Slices, study: Study) -> dict[int, 
             )
         found[int(row.slice)] = row
     return found
+
+
+def clear(out: Path, studies: dict[str, list[Case]]) -> None:
+    """Remove what an earlier job of this folder left, so that its results do not pass for those of this one."""
+    try:
+        before = json.loads((out / "manifest.json").read_text(encoding="utf-8"))["inputs"]
+    except (OSError, ValueError, KeyError, TypeError):
+        before = {}
+    inputs = {path for rows in studies.values() for path in source_names(rows)}
+    cases = [case for case in before if Path(case).name == case] if isinstance(before, dict) else []
+    maps = (".nii.gz", ".tif")
+    kinds = {"masks": (".nii.gz", ".png"), "scores": maps, "uncertainty": maps}
+    names = [f"{kind}/{case}{suffix}" for case in cases for kind in kinds for suffix in kinds[kind]]
+    for name in ("slices.csv", "failed.csv", *names):
+        if os.path.realpath(out / name) not in inputs:
+            (out / name).unlink(missing_ok=True)
