@@ -27,7 +27,7 @@ def line(title: str, name: str, mean: float, sd: float, **vary: Value) -> Line:
         (s, m): Number(mean, sd, NAN, NAN, 2) for s in ("positives", "mixed") for m in Protocol().metrics
     }
     tests = dict.fromkeys(("positives", "mixed"))
-    return Line(title, "unet", "train masks", numbers, tests, 2, 3, {}, name, vary)
+    return Line(title, "unet", "train masks", numbers, 2, 3, {}, name, vary, tests)
 
 
 def table(*lines: Line) -> DataTable:

@@ -121,12 +121,12 @@ def test_where_all_rows_read_masks_the_best_of_them_it_is() -> None:
 def test_where_all_methods_read_masks_no_trivial_row_is_the_best() -> None:
     rows = [numbers("a", "train masks", PATIENTS), numbers("b", "train masks", shifted(0.1, 3))]
     rows += [
-        numbers("all-foreground", "nothing", shifted(0.2, 4)),
-        numbers("oracle", "test masks", shifted(1, 5)),
+        replace(numbers("all-foreground", "nothing", shifted(0.2, 4)), trivial=True),
+        replace(numbers("oracle", "test masks", shifted(1, 5)), trivial=True),
     ]
-    assert [test is None for test in paired_tests(rows, "positives", rows[2:])] == [False, True, False, False]
+    assert [test is None for test in paired_tests(rows, "positives")] == [False, True, False, False]
     rows[0] = numbers("a", "tags", PATIENTS)
-    assert [test is None for test in paired_tests(rows, "positives", rows[2:])] == [False, False, True, False]
+    assert [test is None for test in paired_tests(rows, "positives")] == [False, False, True, False]
 
 
 def test_patients_that_only_one_row_has_are_left_out() -> None:
@@ -233,19 +233,18 @@ def test_a_row_of_fewer_repeats_is_neither_the_best_nor_tested() -> None:
         numbers("half", "tags", shifted(0.3, 1)),
         numbers("good", "tags", shifted(0.1, 2)),
     ]
-    weak, half, good = paired_tests(rows, "positives", incomplete=rows[1:2])
+    rows[1] = replace(rows[1], complete=False)
+    weak, half, good = paired_tests(rows, "positives")
     assert weak is not None and weak.against == "good" and weak.patients == 12
     assert (half, good) == (UNTESTED, None)
-    assert paired_tests(rows, "positives", incomplete=rows) == [UNTESTED] * 3
+    assert paired_tests([replace(row, complete=False) for row in rows], "positives") == [UNTESTED] * 3
     supervised = [rows[1], numbers("supervised", "train masks", PATIENTS)]
-    assert paired_tests(supervised, "positives", incomplete=rows[1:2]) == [UNTESTED] * 2, (
-        "no fair row is complete"
-    )
+    assert paired_tests(supervised, "positives") == [UNTESTED] * 2, "no fair row is complete"
 
 
 def written(out: Path, test: PairedTest | None, *, drawn: bool) -> str:
     number = {("positives", "dice"): Number(0.5, 0.1, 0.4, 0.6, 2)}
-    line = Line("U-Net", "unet", "train masks", number, {"positives": test}, 1, 2, {})
+    line = Line("U-Net", "unet", "train masks", number, 1, 2, tests={"positives": test})
     table = DataTable("toy", "facts.", "px", [line], (), drawn)
     return write_tables(out, [table], Protocol(setups=("positives",), metrics=("dice",)), {})
 
@@ -260,7 +259,9 @@ def test_what_was_not_tested_has_no_p(tmp_path: Path) -> None:
 
 def test_sizes_stand_beside_the_printed_ones(tmp_path: Path) -> None:
     number = {("positives", "dice"): Number(0.5, 0.1, 0.4, 0.6, 2)}
-    line = Line("U-Net", "unet", "train masks", number, {"positives": None}, 2, 2, {"parameters": 31.037633})
+    line = Line(
+        "U-Net", "unet", "train masks", number, 2, 2, {"parameters": 31.037633}, tests={"positives": None}
+    )
     table = DataTable("toy", "facts.", "px", [line], ["feng2024-table1-monuseg"])
     text = write_tables(tmp_path, [table], Protocol(setups=("positives",), metrics=("dice",)), {})
     lines = [

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
@@ -12,7 +12,6 @@ import numpy as np
 from tagmask.benchmarking.bench import Bench
 from tagmask.benchmarking.cells import Cell
 from tagmask.benchmarking.numbers import Repeat, RowNumbers, paired_tests, read_row, rows_of
-from tagmask.benchmarking.rows import Value
 from tagmask.benchmarking.tables import DataTable, Line
 
 __all__ = ["gather"]
@@ -24,19 +23,6 @@ _COSTS = {
     "parameters": ("parameters", 1e6),
 }
 """Column -> what cells record, and how much of it is one."""
-
-
-@dataclass(frozen=True)
-class _Row:
-    """A row before it is compared with others."""
-
-    numbers: RowNumbers
-    method: str
-    repeats: int
-    of: int
-    costs: dict[str, float]
-    line: str = ""
-    vary: Mapping[str, Value] = field(default_factory=dict)
 
 
 def gather(plan: Bench, data: str, finished: Sequence[Cell]) -> DataTable | None:
@@ -57,25 +43,16 @@ def gather(plan: Bench, data: str, finished: Sequence[Cell]) -> DataTable | None
     for key, found in _trivial(plan, mine).items():
         of_key = [found[place] for place in places if place in found]
         if len(of_key) == len(repeats):
-            rows.append(_Row(read_row(of_key, key, plan.protocol), "", len(of_key), len(places), {}))
-    numbers = [row.numbers for row in rows]
-    trivial = [row.numbers for row in rows if not row.method]
-    missing = [row.numbers for row in rows if row.repeats < row.of]
-    tests = {setup: paired_tests(numbers, setup, trivial, missing) for setup in plan.protocol.setups}
+            whole = len(of_key) == len(places)
+            numbers = read_row(of_key, key, plan.protocol, complete=whole)
+            rows.append(
+                (numbers, Line(numbers.title, "", numbers.reads, numbers.numbers, len(of_key), len(places)))
+            )
+    compared = [numbers for numbers, _ in rows]
+    tests = {setup: paired_tests(compared, setup) for setup in plan.protocol.setups}
     lines = [
-        Line(
-            row.numbers.title,
-            row.method,
-            row.numbers.reads,
-            row.numbers.numbers,
-            {setup: found[i] for setup, found in tests.items()},
-            row.repeats,
-            row.of,
-            row.costs,
-            row.line,
-            row.vary,
-        )
-        for i, row in enumerate(rows)
+        replace(line, tests={setup: found[i] for setup, found in tests.items()})
+        for i, (_, line) in enumerate(rows)
     ]
     # Every draw has the slices of its fold.
     once = list({repeat.fold: repeat for repeat in reversed(repeats)}.values())[::-1]
@@ -93,10 +70,9 @@ def _trivial(plan: Bench, cells: Sequence[Cell]) -> dict[str, dict[tuple[str, st
     return found
 
 
-def _own(plan: Bench, cells: Sequence[Cell]) -> _Row:
+def _own(plan: Bench, cells: Sequence[Cell]) -> tuple[RowNumbers, Line]:
     """Gather one row of the benchmark file."""
     row, data = cells[0].row, cells[0].fold.data
-    numbers = read_row([_repeat(plan, cell) for cell in cells], "method", plan.protocol)
     seeds = plan.protocol.seeds if row.seeds is None else row.seeds
     records = [record for cell in cells if (record := cell.segmented) is not None]
     costs = {}
@@ -106,7 +82,12 @@ def _own(plan: Bench, cells: Sequence[Cell]) -> _Row:
             typical = np.mean if column == "seconds_per_image" else np.max
             costs[column] = float(typical(values)) / unit
     of = len(plan.data[data].folds) * len(plan.draws(row, data)) * len(seeds)
-    return _Row(numbers, row.method, len(cells), of, costs, row.line or row.name, row.vary)
+    repeats = [_repeat(plan, cell) for cell in cells]
+    numbers = read_row(repeats, "method", plan.protocol, complete=len(cells) == of)
+    name = row.line or row.name
+    return numbers, Line(
+        numbers.title, row.method, numbers.reads, numbers.numbers, len(cells), of, costs, name, row.vary
+    )
 
 
 def _repeat(plan: Bench, cell: Cell) -> Repeat:

@@ -99,6 +99,10 @@ class RowNumbers:
         pixels together.
     told
         Setups in which the row was handed the tags of the slices.
+    trivial
+        It knows next to nothing.
+    complete
+        It has all of its repeats.
     """
 
     title: str
@@ -107,6 +111,8 @@ class RowNumbers:
     dice: Mapping[str, float]
     patients: Mapping[str, Mapping[str, float]]
     told: frozenset[str] = frozenset()
+    trivial: bool = False
+    complete: bool = True
 
 
 def rows_of(evaluation: Path) -> list[str]:
@@ -115,7 +121,7 @@ def rows_of(evaluation: Path) -> list[str]:
     return list(dict.fromkeys(str(line["row"]) for line in lines if line["subset"] != "image_level"))
 
 
-def read_row(repeats: Sequence[Repeat], row: str, protocol: Protocol) -> RowNumbers:
+def read_row(repeats: Sequence[Repeat], row: str, protocol: Protocol, *, complete: bool = True) -> RowNumbers:
     """Gather one row over its repeats.
 
     Parameters
@@ -124,6 +130,8 @@ def read_row(repeats: Sequence[Repeat], row: str, protocol: Protocol) -> RowNumb
         At least one.
     row
         "method", or the key of a trivial row.
+    complete
+        Whether these are all of its repeats.
     """
     numbers: dict[tuple[str, str], Number] = {}
     overlap: dict[str, float] = {}
@@ -152,7 +160,9 @@ def read_row(repeats: Sequence[Repeat], row: str, protocol: Protocol) -> RowNumb
         reads[str(first["reads"])] = None
         if TOLD in str(first["reads"]):
             told.add(setup)
-    return RowNumbers(title, "; ".join(reads), numbers, overlap, patients, frozenset(told))
+    return RowNumbers(
+        title, "; ".join(reads), numbers, overlap, patients, frozenset(told), row != "method", complete
+    )
 
 
 def _by_metric(evaluations: Sequence[Path], row: str, setup: str) -> dict[tuple[str, str], dict[str, object]]:
@@ -219,23 +229,12 @@ def _patients(records: Sequence[SliceRecord]) -> dict[str, float]:
     return {patient: _mean(values) for patient, values in groups.items()}
 
 
-def paired_tests(
-    rows: Sequence[RowNumbers],
-    setup: str,
-    trivial: Sequence[RowNumbers] = (),
-    incomplete: Sequence[RowNumbers] = (),
-) -> list[PairedTest | None]:
+def paired_tests(rows: Sequence[RowNumbers], setup: str) -> list[PairedTest | None]:
     """Compare each row with the best: the highest mean Dice of the rows that read no mask, if a method is among them.
 
-    Where slices without target count ("mixed"), a row that is told the tags has those for nothing: rows are compared
-    with the best of their kind, if a method is of it.
-
-    Parameters
-    ----------
-    trivial
-        Those of the rows that know next to nothing. Where every method reads masks, the best is one of the methods.
-    incomplete
-        Those of which repeats are missing: they are not tested, and none of them is the best.
+    Where every method reads masks, the best is one of the methods, and no row that knows next to nothing. Where slices
+    without target count ("mixed"), a row that is told the tags has those for nothing: rows are compared with the best
+    of their kind, if a method is of it. Rows of which repeats are missing are not tested, and none of them is the best.
 
     Returns
     -------
@@ -245,29 +244,22 @@ def paired_tests(
     found: list[PairedTest | None] = []
     for row in rows:
         kind = [other for other in rows if setup != "mixed" or (setup in other.told) == (setup in row.told)]
-        best = _best(kind, setup, trivial, incomplete)
-        if best is None or (row is not best and _among(row, incomplete)):
+        best = _best(kind, setup)
+        if best is None or not row.complete:
             found.append(UNTESTED)
         else:
             found.append(None if row is best else _wilcoxon(row, best, setup))
     return found
 
 
-def _best(
-    rows: Sequence[RowNumbers], setup: str, trivial: Sequence[RowNumbers], incomplete: Sequence[RowNumbers]
-) -> RowNumbers | None:
-    methods = [row for row in rows if not _among(row, trivial)]
+def _best(rows: Sequence[RowNumbers], setup: str) -> RowNumbers | None:
+    methods = [row for row in rows if not row.trivial]
     if not methods:
         return None
-    fair = [row for row in rows if "mask" not in row.reads]
-    if not any("mask" not in row.reads for row in methods):
-        fair = methods
-    whole = [row for row in fair if not _among(row, incomplete)]
+    blind = [row for row in rows if "mask" not in row.reads]
+    fair = blind if any("mask" not in row.reads for row in methods) else methods
+    whole = [row for row in fair if row.complete]
     return max(whole, key=lambda row: np.nan_to_num(row.dice[setup], nan=-1.0)) if whole else None
-
-
-def _among(row: RowNumbers, rows: Sequence[RowNumbers]) -> bool:
-    return any(row is other for other in rows)
 
 
 def _wilcoxon(row: RowNumbers, best: RowNumbers, setup: str) -> PairedTest:

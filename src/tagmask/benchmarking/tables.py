@@ -36,26 +36,26 @@ class Line:
         The method is empty for rows that know next to nothing.
     numbers
         (setup, metric) -> number.
-    tests
-        Setup -> paired test; None for the best row.
     repeats, of
         Finished cells, and how many there should be.
     costs
         "seconds_per_image" and "peak_memory_mb", "peak_gpu_mb" where they were measured, "parameters" in millions.
     line, vary
         Its line in a figure, and the values of its varied settings.
+    tests
+        Setup -> paired test; None for the best row.
     """
 
     title: str
     method: str
     reads: str
     numbers: Mapping[tuple[str, str], Number]
-    tests: Mapping[str, PairedTest | None]
     repeats: int
     of: int
-    costs: Mapping[str, float]
+    costs: Mapping[str, float] = field(default_factory=dict)
     line: str = ""
     vary: Mapping[str, Value] = field(default_factory=dict)
+    tests: Mapping[str, PairedTest | None] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
