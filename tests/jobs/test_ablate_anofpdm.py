@@ -284,6 +284,6 @@ def test_default_values(made: Path) -> None:
     found = {
         kind: list(ABLATIONS[kind].values(run, "anofpdm")) for kind in ("w", "end", "curves", "size", "sam")
     }
-    assert found["w"] == list(run.settings("anofpdm").candidates) and 1.0 in found["end"]
+    assert found["w"] == list(JUDGED_BY) and 1.0 in found["end"]  # what tune looked at
     assert found["curves"] == found["size"] == [run.settings("anofpdm").guidance]
     assert found["sam"] == [1, 21, 41]

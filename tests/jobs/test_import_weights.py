@@ -58,7 +58,10 @@ def test_a_pt_file_becomes_a_denoiser_key_by_key(
     assert result.parameters == sum(t.numel() for t in state.values())
     assert result.sha256 == sha256(out) and f"{result.parameters:,} parameters" in str(result)
     noted = weights.read_metadata(out)["metadata"]
-    assert noted == {"imported": "published.pt", "imported_sha256": sha256(path)}
+    linear = {"kind": "linear", "steps": 1000}  # what every published one was trained with
+    assert noted == {"imported": "published.pt", "imported_sha256": sha256(path), "schedule": linear}
+    with pytest.raises(ConfigError, match="trained with a linear schedule"):
+        weights.load_features(FeatureSettings(out), NoiseSchedule.cosine(), result.sha256)
     assert [p.name for p in out.parent.iterdir()] == [out.name]
     features = weights.load_features(FeatureSettings(out), NoiseSchedule.linear(), result.sha256)
     assert [f.shape[1] for f in features(torch.zeros(1, 3, 32, 32))] == [48, 48, 24, 24]

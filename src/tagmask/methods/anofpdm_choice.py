@@ -71,7 +71,7 @@ def choose(method: AnoFPDM, batches: Iterable[Batch], seed: int = 0) -> Choice:
     candidates: list[dict[str, Any]] = []
     for w, similarity, peak in zip(s.candidates, similarities, peaks, strict=True):
         threshold, accuracy = healthy_threshold(np.concatenate(similarity), present, s.threshold_rule)
-        m_max = [float(m) for m in np.concatenate(peak)[pool].max(axis=0)]
+        m_max = tuple(float(m) for m in np.concatenate(peak)[pool].max(axis=0))
         record = {"guidance": w, "healthy_threshold": threshold, "m_max": m_max, "accuracy": accuracy}
         candidates.append(record)
     enough = s.accuracy_kept * max(record["accuracy"] for record in candidates)
