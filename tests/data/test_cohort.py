@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tagmask.data.cohort import Problem, check_splits, check_tags, doubts, draw_splits, picture_ranges
+from tagmask.data.cohort import Problem, check_splits, check_tags, doubts, picture_ranges, random_splits
 from tagmask.data.table import Case
 from tagmask.errors import ConfigError, TableError
 
@@ -31,7 +31,7 @@ def splits(cases: list[Case]) -> dict[str, set[str]]:
 
 
 def test_splits_are_drawn_by_patient() -> None:
-    drawn = draw_splits(cohort(40), val=0.15, test=0.2, seed=3)
+    drawn = random_splits(cohort(40), val=0.15, test=0.2, seed=3)
     check_splits(drawn)
     assert {name: len(patients) for name, patients in splits(drawn).items()} == {
         "train": 26,
@@ -39,8 +39,8 @@ def test_splits_are_drawn_by_patient() -> None:
         "test": 8,
     }
     assert [c.id for c in drawn] == [c.id for c in cohort(40)]
-    assert splits(draw_splits(list(reversed(cohort(40))), seed=3)) == splits(drawn)
-    assert splits(draw_splits(cohort(40), seed=4)) != splits(drawn)
+    assert splits(random_splits(list(reversed(cohort(40))), seed=3)) == splits(drawn)
+    assert splits(random_splits(cohort(40), seed=4)) != splits(drawn)
 
 
 @pytest.mark.parametrize(
@@ -59,14 +59,14 @@ def test_splits_are_drawn_by_patient() -> None:
 def test_small_cohorts_keep_something_to_learn_from(
     patients: int, val: float, test: float, sizes: tuple[int, ...]
 ) -> None:
-    found = splits(draw_splits(cohort(patients), val=val, test=test))
+    found = splits(random_splits(cohort(patients), val=val, test=test))
     assert tuple(len(found.get(name, ())) for name in ("train", "val", "test")) == sizes
 
 
 @pytest.mark.parametrize(("val", "test"), [(-0.1, 0.2), (0.5, 0.5), (float("nan"), 0.2), (0.1, 1.5)])
 def test_shares_out_of_range(val: float, test: float) -> None:
     with pytest.raises(ConfigError, match="are not allowed"):
-        draw_splits(cohort(5), val=val, test=test)
+        random_splits(cohort(5), val=val, test=test)
 
 
 @pytest.mark.parametrize(

@@ -186,7 +186,7 @@ class Bench:
         if isinstance(row.tags, dict) and (absent := set(self.protocol.setups) - set(row.tags)):
             raise ConfigError(f"tags says nothing of {sorted(absent)[0]}.", where=where, repair="Add it.")
         for name in self.sets(row):
-            if row.drawn(name) and self.data[name].draws == ("",):
+            if row.differs_by_draw(name) and self.data[name].draws == ("",):
                 raise ConfigError(
                     f"it has {{draw}}, but [data.{name}] has no draws.",
                     where=where,
@@ -199,7 +199,7 @@ class Bench:
 
     def draws(self, row: RowPlan, data: str) -> tuple[str, ...]:
         """Draws of a row on a data set; one nameless draw where the row is the same in all."""
-        return self.data[data].draws if row.drawn(data) else ("",)
+        return self.data[data].draws if row.differs_by_draw(data) else ("",)
 
     def places(self, row: RowPlan) -> Iterator[tuple[str, str, str]]:
         """Give every data set, fold and draw that a row is made on."""

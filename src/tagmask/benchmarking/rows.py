@@ -131,7 +131,7 @@ class RowPlan:
         """Where the tags of a setup come from."""
         return self.tags[setup] if isinstance(self.tags, dict) else self.tags
 
-    def drawn(self, data: str) -> bool:
+    def differs_by_draw(self, data: str) -> bool:
         """Whether the row is another one for every draw of a data set."""
         texts = (self._run(data), self.tuned, self.experiment or "", *self.train)
         return any("draw" in braces(text) for text in texts)

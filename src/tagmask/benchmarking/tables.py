@@ -74,7 +74,7 @@ class DataTable:
         Ours.
     published
         Names of the papers' tables that are shown below.
-    drawn
+    has_draws
         Whether there are draws of the training pictures.
     """
 
@@ -83,7 +83,7 @@ class DataTable:
     hd95_unit: str
     lines: Sequence[Line]
     published: Sequence[str]
-    drawn: bool = False
+    has_draws: bool = False
 
 
 def write_tables(
@@ -156,7 +156,10 @@ def _markdown(tables: Sequence[DataTable], protocol: Protocol, record: Mapping[s
             [
                 *out,
                 "",
-                *(f"* {note}" for note in _notes(protocol, record, drawn=any(t.drawn for t in tables))),
+                *(
+                    f"* {note}"
+                    for note in _notes(protocol, record, has_draws=any(t.has_draws for t in tables))
+                ),
             ]
         )
         + "\n"
@@ -232,7 +235,7 @@ def _test(test: PairedTest | None) -> str:
     return "-" if math.isnan(test.p) else f"{test.p:.2g} (n = {test.patients})"
 
 
-def _notes(protocol: Protocol, record: Mapping[str, Any], *, drawn: bool) -> Iterator[str]:
+def _notes(protocol: Protocol, record: Mapping[str, Any], *, has_draws: bool) -> Iterator[str]:
     """Say the conventions, and what is missing."""
     over = {"image": "slices", "patient": "patients", "pooled": "all pixels, pooled"}
     yield (
@@ -248,7 +251,7 @@ def _notes(protocol: Protocol, record: Mapping[str, Any], *, drawn: bool) -> Ite
         "slices a row that is told the tags has those without target for nothing: such rows are compared with each "
         "other alone."
     )
-    if drawn:
+    if has_draws:
         yield (
             "Interval and p are conditional on these draws: they hold for the training pictures that were drawn, and "
             "say how patients differ, not what other pictures would have taught."

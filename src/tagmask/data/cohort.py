@@ -16,8 +16,8 @@ __all__ = [
     "check_splits",
     "check_tags",
     "doubts",
-    "draw_splits",
     "picture_ranges",
+    "random_splits",
 ]
 
 
@@ -46,7 +46,9 @@ class Problem:
         return f"{self.level}: {': '.join(part for part in parts if part)}"
 
 
-def draw_splits(cases: Sequence[Case], *, val: float = 0.15, test: float = 0.2, seed: int = 0) -> list[Case]:
+def random_splits(
+    cases: Sequence[Case], *, val: float = 0.15, test: float = 0.2, seed: int = 0
+) -> list[Case]:
     """Draw train, val and test by patient.
 
     Every patient has a rank of its own in a shuffle keyed by the seed, so that the order of the table does

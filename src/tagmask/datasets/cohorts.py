@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from tagmask.data.cohort import Problem, draw_splits
+from tagmask.data.cohort import Problem, random_splits
 from tagmask.data.table import TAG, Case, read_table
 from tagmask.datasets.layouts import Listing
 from tagmask.datasets.registry import meant, not_found
@@ -18,11 +18,11 @@ from tagmask.datasets.tags import Each, TagSettings, tag_slices
 from tagmask.errors import ConfigError, InputError
 from tagmask.grids import Plane
 
-__all__ = ["Cohort", "Draw", "open_cohort"]
+__all__ = ["Cohort", "SplitShares", "open_cohort"]
 
 
 @dataclass(frozen=True)
-class Draw:
+class SplitShares:
     """Shares and seed of splits that are drawn."""
 
     val: float = 0.15
@@ -48,7 +48,7 @@ class Cohort:
         Whether the rows were made from a folder's files, and stand in no table yet.
     failed, warnings
         Cases left out, and doubts.
-    drawn
+    split_seed
         The seed, if the splits were drawn.
     origin
         For the record: data set, release, target, modalities, splits.
@@ -63,7 +63,7 @@ class Cohort:
     listed: bool = False
     failed: tuple[Problem, ...] = ()
     warnings: tuple[Problem, ...] = ()
-    drawn: int | None = None
+    split_seed: int | None = None
     origin: Mapping[str, Any] = field(default_factory=dict)
     note: str = ""
 
@@ -71,7 +71,7 @@ class Cohort:
         """Give what settings.json says of it."""
         read = supervised or self.from_masks
         labels = list(self.mask_labels) if read and self.mask_labels is not None else None
-        found: dict[str, Any] = {"mask_labels": labels, "drawn": self.drawn}
+        found: dict[str, Any] = {"mask_labels": labels, "drawn": self.split_seed}
         if self.from_masks:
             found["tags_from"] = "masks"
         if self.origin:
@@ -87,7 +87,7 @@ def open_cohort(
     preset: str | None = None,
     tag: str = TAG,
     mask_labels: tuple[int, ...] | None = None,
-    draw: Draw = Draw(),
+    shares: SplitShares = SplitShares(),
     each: Each[Case, list[Case] | Problem] = map,
 ) -> Cohort:
     """Turn a table or a data set's folder into rows with splits.
@@ -106,7 +106,7 @@ def open_cohort(
         The column of the tag, in a table.
     mask_labels
         Values of masks that are the target, instead of those of `dataset.target`.
-    draw
+    shares
         For splits that are drawn.
     each
         How to go through cases, as `map`.
@@ -123,7 +123,7 @@ def open_cohort(
     if dataset is not None and dataset.dataset.lists and tag != TAG:
         raise ConfigError(f"{dataset.name} has no column {tag!r}.", where="tag", repair="Use dataset.target.")
     if dataset is not None and dataset.tags_from_masks:
-        cohort = _converted(source, dataset, plane, mask_labels, draw, each)
+        cohort = _converted(source, dataset, plane, mask_labels, shares, each)
     elif dataset is not None and dataset.dataset.pictures is not None:
         found = dataset.dataset.pictures(source)
         check_paths(found.cases)
@@ -149,8 +149,8 @@ def open_cohort(
     if preset is not None:
         cohort = replace(cohort, origin={**cohort.origin, "preset": preset})
     if all(case.split is None for case in cohort.cases):
-        drawn = draw_splits(cohort.cases, val=draw.val, test=draw.test, seed=draw.seed)
-        cohort = replace(cohort, cases=drawn, drawn=draw.seed)
+        drawn = random_splits(cohort.cases, val=shares.val, test=shares.test, seed=shares.seed)
+        cohort = replace(cohort, cases=drawn, split_seed=shares.seed)
     return cohort
 
 
@@ -159,7 +159,7 @@ def _converted(
     dataset: DatasetSettings,
     plane: Plane,
     mask_labels: tuple[int, ...] | None,
-    draw: Draw,
+    shares: SplitShares,
     each: Each[Case, list[Case] | Problem],
 ) -> Cohort:
     """Give the slices of a data set without tags, tagged by its masks."""
@@ -167,7 +167,7 @@ def _converted(
     assert list_cases is not None
     found = list_cases(folder, modalities)
     check_paths(found.cases)
-    volumes, doubts, splits = _split(found, dataset, draw)
+    volumes, doubts, splits = _split(found, dataset, shares)
     labels = dataset.aim.labels if mask_labels is None else mask_labels
     settings = TagSettings(plane, labels, dataset.min_area_frac or 0.0, dataset.area_of or "slice")
     rows, failed, dropped = tag_slices(volumes, settings, each)
@@ -183,7 +183,7 @@ def _converted(
         listed=True,
         failed=tuple(failed),
         warnings=(*found.skipped, *doubts, *dropped),
-        drawn=draw.seed if splits == "drawn" else None,
+        split_seed=shares.seed if splits == "drawn" else None,
         origin={
             "dataset": dataset.name,
             "layout": found.layout,
@@ -197,11 +197,13 @@ def _converted(
     )
 
 
-def _split(found: Listing, dataset: DatasetSettings, draw: Draw) -> tuple[list[Case], list[Problem], str]:
+def _split(
+    found: Listing, dataset: DatasetSettings, shares: SplitShares
+) -> tuple[list[Case], list[Problem], str]:
     """Give the cases with their splits, doubts about them, and what the splits are called."""
     rule = dataset.splits or dataset.dataset.splits
     if rule == "drawn":
-        drawn = draw_splits(found.cases, val=draw.val, test=draw.test, seed=draw.seed)
+        drawn = random_splits(found.cases, val=shares.val, test=shares.test, seed=shares.seed)
         return drawn, [], "drawn"
     if rule in RULES:
         fold = dataset.fold or 1

@@ -21,7 +21,7 @@ from tagmask.data.prepared_writer import PreparedWriter, refuse_existing
 from tagmask.data.sources import mask_paths, masks_read
 from tagmask.data.table import SPLITS, TAG, Case, by_study
 from tagmask.data.texts import text_doubts
-from tagmask.datasets.cohorts import Draw, open_cohort
+from tagmask.datasets.cohorts import SplitShares, open_cohort
 from tagmask.datasets.rows import plane_doubt, tag_doubts, wanted_slices
 from tagmask.datasets.settings import DatasetSettings, default_slices, with_preset
 from tagmask.datasets.tables import labels_csv
@@ -119,8 +119,8 @@ def prepare(
         )
     refuse_existing(Path(out), overwrite)
     named = {"val_fraction": val_fraction, "test_fraction": test_fraction}
-    shares = {name: share for name, share in named.items() if share is not None}
-    draw = Draw(shares.get("val_fraction", Draw.val), shares.get("test_fraction", Draw.test), seed)
+    given = {name: share for name, share in named.items() if share is not None}
+    val, test = given.get("val_fraction", SplitShares.val), given.get("test_fraction", SplitShares.test)
     converted = 0
 
     def each(function: Callable[[A], B], items: Iterable[A]) -> Iterator[B]:
@@ -137,13 +137,13 @@ def prepare(
         plane=settings.plane,
         tag=tag,
         mask_labels=mask_labels,
-        draw=draw,
+        shares=SplitShares(val, test, seed),
         each=each,
     )
     cases = cohort.cases
-    if cohort.drawn is None and shares:
+    if cohort.split_seed is None and given:
         raise ConfigError(
-            f"{' and '.join(f'{name} = {share}' for name, share in shares.items())}, but splits are given already.",
+            f"{' and '.join(f'{name} = {share}' for name, share in given.items())}, but splits are given already.",
             where=table,
             repair="Leave it out, or take the splits out of the table.",
         )
@@ -159,7 +159,7 @@ def prepare(
     writer = PreparedWriter(
         Path(out), settings, tag=cohort.tag, supervised=supervised, record=record, overwrite=overwrite
     )
-    doubtful = [*doubts(cases, drawn=cohort.drawn is not None, tags=tags), *text_doubts(cases)]
+    doubtful = [*doubts(cases, drawn=cohort.split_seed is not None, tags=tags), *text_doubts(cases)]
     tally = Tally(warnings=[*cohort.warnings, *doubtful], failed=list(cohort.failed))
     reader = _Reader(settings, picture_ranges(cases), truth, cohort.mask_labels)
     ids: set[str] = set()
@@ -178,7 +178,7 @@ def prepare(
         splits={name: tally.counts[name] for name in SPLITS if name in tally.counts},
         failed=tuple(tally.failed),
         warnings=tuple(tally.warnings),
-        drawn=cohort.drawn,
+        drawn=cohort.split_seed,
         fingerprint=fingerprint,
         seconds=time.perf_counter() - start,
         note=cohort.note,
