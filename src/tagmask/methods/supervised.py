@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from tagmask.errors import ConfigError
 from tagmask.networks.pixel_classifier import PixelClassifier, jensen_shannon
 from tagmask.types import Batch, Prediction
 
@@ -19,7 +20,16 @@ __all__ = ["PixelEnsemble", "PixelEnsembleSettings", "Supervised", "SupervisedSe
 
 @dataclass(frozen=True)
 class SupervisedSettings:
-    """A mask learner has nothing to set once it is trained."""
+    """What can be set of a mask learner once it is trained.
+
+    Parameters
+    ----------
+    flips
+        Average with what it says of the picture mirrored left to right. Not where it reads a sentence, whose left and
+        right would be wrong.
+    """
+
+    flips: bool = False
 
 
 @dataclass(frozen=True)
@@ -37,8 +47,23 @@ class Supervised:
 
     @torch.no_grad()
     def predict(self, batch: Batch, seed: int = 0) -> Prediction:
-        """Give p(target) of every pixel; `seed` has no effect."""
-        return Prediction(score_map=self.learner(batch.image, batch.text).float().sigmoid())
+        """Give p(target) of every pixel; `seed` has no effect.
+
+        Raises
+        ------
+        ConfigError
+            `flips` with sentences.
+        """
+        p = self.learner(batch.image, batch.text).float().sigmoid()
+        if self.settings.flips:
+            if batch.text is not None:
+                raise ConfigError(
+                    "flips = true, but the network reads sentences, whose left and right would be wrong.",
+                    where="[methods]",
+                    repair="Leave flips out.",
+                )
+            p = (p + self.learner(batch.image.flip(-1), None).float().sigmoid().flip(-1)) / 2
+        return Prediction(score_map=p)
 
 
 @dataclass(frozen=True)
