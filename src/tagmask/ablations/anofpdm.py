@@ -59,12 +59,15 @@ def _masked(run: Run, name: str, **changes: Any) -> Run:
     return replace(run, experiment=replace(experiment, mask=mask, methods=methods))
 
 
-def _guidances(run: Run, name: str, values: Sequence[Value], device: str) -> Iterator[Walk]:
+def _guidances(
+    run: Run, name: str, values: Sequence[Value], device: str, *, judged: bool = False
+) -> Iterator[Walk]:
     """Give the one walk of all w. It puts the curves aside, (3, K) float32 a slice: M, MSE^h, MSE^0.
 
-    The healthy threshold and M_max go with w, as tags chose them (Sects. 4.2, 5.4).
+    With `judged` the healthy threshold and M_max go with w, as tags chose them (Sects. 4.2, 5.4).
     """
-    methods = [_method(run, name, device, guidance=float(w), **_judged_by(run, name, w)) for w in values]
+    own = [_judged_by(run, name, w) if judged else {} for w in values]
+    methods = [_method(run, name, device, guidance=float(w), **o) for w, o in zip(values, own, strict=True)]
     seen: Seen = {}
 
     def predict(batch: Batch, seed: int) -> list[Prediction]:
@@ -78,7 +81,7 @@ def _guidances(run: Run, name: str, values: Sequence[Value], device: str) -> Ite
 
 
 def _tuned(run: Run, name: str) -> list[dict[str, Any]]:
-    """Give what `tune` chose under each w, the run's other settings being what they are."""
+    """Give what `tune` chose under each w with the run's values of the other settings that it tried."""
     own = plain(run.settings(name))
     return [
         record
@@ -98,7 +101,8 @@ def _judged_by(run: Run, name: str, w: Value) -> dict[str, Any]:
     raise ConfigError(
         f"w = {w:g} has no healthy threshold and M_max of its own; the run's are those of w = {own.guidance:g}.",
         where=run.path,
-        repair=f"Let tags choose them: tagmask tune {run.path} --method {name}, with w among the candidates.",
+        repair=f"Let tags choose them: tagmask tune {run.path} --method {name} --criterion own, with w among the "
+        f"candidates. (A search with a grid alone writes over tune-{name}.csv.)",
     )
 
 
@@ -248,7 +252,7 @@ def _some_steps(run: Run, name: str) -> Sequence[Value]:
 
 _ONLY = ("anofpdm",)
 _sweep = partial(draw_sweep, shown=_SETUPS)
-GUIDANCE = Ablation("guidance strength w", _ONLY, _candidates, _guidances, _sweep)
+GUIDANCE = Ablation("guidance strength w", _ONLY, _candidates, partial(_guidances, judged=True), _sweep)
 _SHARES = always(0.2, 0.4, 0.6, 0.8, 1.0, 1.2, 1.6, 2.0)
 END = Ablation("end step / t_e", _ONLY, _SHARES, _ends, _sweep)
 THRESHOLD = Ablation(

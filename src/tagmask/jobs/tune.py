@@ -257,7 +257,8 @@ def _rows(prepared: Prepared, split: str, limit: int | None, seed: int, *, balan
             raise InputError(
                 f"no slice with tag {tag} is among the {len(rows)} of the {split} split that are looked at.",
                 where=prepared.path,
-                repair="Raise the limit, or prepare a table whose validation patients have slices of both tags.",
+                repair=("P" if limit is None else "Raise the limit, or p")
+                + "repare a table whose validation patients have slices of both tags.",
             )
         if balanced and limit is not None and len(found) > limit:
             found = np.random.default_rng(seed).choice(found, limit, replace=False)

@@ -59,8 +59,8 @@ class Supervised:
             if batch.text is not None:
                 raise ConfigError(
                     "flips = true, but the network reads sentences, whose left and right would be wrong.",
-                    where="[methods]",
-                    repair="Leave flips out.",
+                    where="methods.*.flips",
+                    repair="Set it to false for this method.",
                 )
             p = (p + self.learner(batch.image.flip(-1), None).float().sigmoid().flip(-1)) / 2
         return Prediction(score_map=p)

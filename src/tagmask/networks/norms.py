@@ -24,8 +24,9 @@ def norm_layer(norm: Norm, width: int) -> nn.Module:
         "batch": mean and variance of the batch in training, and their running averages afterwards (Ioffe, Szegedy
         2015, https://arxiv.org/abs/1502.03167). "instance": those of each picture, always (Ulyanov et al. 2016,
         https://arxiv.org/abs/1607.08022). With batches of one picture both are the same in training, and only the
-        second is so afterwards. "group": those of 16 channels of each picture together (Wu, He 2018,
-        https://arxiv.org/abs/1803.08494), so that what is the same at every pixel of one channel is not taken away.
+        second is so afterwards. "group": those of 16 channels of each picture together, or of all where 16
+        do not divide them (Wu, He 2018, https://arxiv.org/abs/1803.08494), so that what is the same at every pixel of
+        one channel is not taken away.
         docs/adr/0018-norms-of-few-pictures.md.
     """
     if norm == "batch":

@@ -81,13 +81,14 @@ class PixelClassifier(FeatureHead):
 
     Notes
     -----
-    The paper's mask is the class that most members choose (`majority` of `probabilities`); its map for everything
+    The paper's mask is the class that most members choose (`[methods.pixel_classifier] vote`); its map for everything
     that needs a number is p̄. They agree wherever all members agree. Elsewhere a few sure members can outweigh many
     unsure ones in p̄ and not in the vote.
 
     To train: Adam at a rate of 1e-3, `loss` on pictures' features, a generator that is new in every step, and no
     decay. Members share no weight and draw their own pixels, so one step on the sum of their losses is a step of each
-    alone. The code stops a member by `out_of_patience`, after 100 rounds of all pixels at the latest.
+    alone. The code stops a member after more than 50 steps in a row without a new least loss, and after 100
+    rounds of all pixels at the latest.
 
     Examples
     --------

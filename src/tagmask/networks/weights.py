@@ -190,9 +190,17 @@ def _check_training(settings: FeatureSettings, schedule: NoiseSchedule) -> None:
             )
     if LEARNT in record:
         learnt = build(Learnt, record[LEARNT], where=settings.weights)
-        told = settings.label is not None
-        asked: dict[str, Any] = {"conditional": told, "null": not told, "only_tag": learnt.only_tag}
-        learnt.check("features", **asked, where=settings.weights)
+        wrong = ""
+        if learnt.noise != "gaussian":
+            wrong = f"it learnt to remove {learnt.noise} noise, and features are read under Gaussian noise"
+        elif settings.label is None and not learnt.null:
+            wrong = "its tag was never hidden from it, and no label is given"
+        if wrong:
+            raise ConfigError(
+                f"cannot give these features: {wrong}.",
+                where=settings.weights,
+                repair="Take another backbone, or name a class that it knows: features.label = 0.",
+            )
 
 
 def _layers(settings: Any) -> int:

@@ -113,13 +113,13 @@ def rows_to_learn(
     rows = tagged(rows, prepared.labels, settings.only_tag)
     if reader is None:
         return rows
+    if not reader.needed and settings.text_dropout:
+        return rows
     said = {prepared.texts[row] for row in rows.tolist()}
     heard = {text for text in said if reader.encoder([text]).mask.any()}  # it may know no part of a text
-    silent = [
-        row for row in rows.tolist() if prepared.texts[row] not in heard
-    ]  # the encoder may know no part of a text
+    silent = [row for row in rows.tolist() if prepared.texts[row] not in heard]
     if not reader.needed:
-        if not silent and not settings.text_dropout:
+        if not silent:
             raise ConfigError(
                 f"null_text = true, but each of the {len(rows)} training pictures has a text and text_dropout = 0: "
                 "nothing would teach the null text.",
