@@ -109,20 +109,7 @@ def side_by_side(
 
 
 def bands(lines: Mapping[str, SweepLine], *, x: str, y: str) -> dict[str, bytes]:
-    """Draw curves of many points, each with its bounds.
-
-    Parameters
-    ----------
-    lines
-        By name.
-    x, y
-        What the axes say.
-
-    Returns
-    -------
-    dict
-        The same chart as "png" and as "svg"; so of all functions here.
-    """
+    """Draw curves of many points, each with its bounds; arguments and result are those of `sweep`."""
     figure, axes = empty_axes(x, y)
     for n, (name, line) in enumerate(lines.items()):
         _band(axes, n, name, line)
