@@ -21,6 +21,7 @@ from tagmask.jobs import benchmark as module
 from tagmask.jobs.benchmark import BenchmarkResult, benchmark
 from tagmask.jobs.evaluate import combine
 from tagmask.jobs.segment import segment
+from tagmask.scoring.panels import read_panels, write_panels
 from tests.benchmarking import toybench
 from tests.benchmarking.toybench import PROTOCOL, data, row, write
 
@@ -91,6 +92,25 @@ def test_what_became_of_the_cells(made: Made) -> None:
     assert (result.skipped, result.failed, result.exit_code) == ((), {}, 0)
     assert "3 cells made, 0 there already, 0 failed" in str(result)
     assert {p.name for p in (folder / "out").iterdir()} == {"table.md", "table.csv", "table.json", "cells"}
+
+
+def test_examples_side_by_side(world: Path, caplog: pytest.LogCaptureFixture) -> None:
+    asked = '[[examples]]\nname = "fig2"\nrows = ["Clear", "Hazy"]\n'
+    write(world, world.read_text(), asked)
+    result = again(world)
+    assert not result.done and [f.name for f in result.figures] == ["fig2-toy.png", "fig2-toy.svg"]
+    drawing = (world.parent / "out" / "fig2-toy.svg").read_text(encoding="utf-8")
+    # Names are drawn as outlines, with their text beside them.
+    assert drawing.index("<!-- Clear") < drawing.index("<!-- Hazy") and "<!-- truth -->" in drawing
+    evaluations = sorted(world.parent.glob("out/cells/Hazy-*/evaluation-*/none/panels.npz"))
+    assert len(evaluations) == 2  # one a seed; the first is shown
+    for file in evaluations:
+        write_panels(file, [p for p in read_panels(file) if p.choice.kind != "shared"])
+    assert again(world).figures and "Hazy is not among the examples" in caplog.text
+    assert "<!-- Hazy" not in (world.parent / "out" / "fig2-toy.svg").read_text(encoding="utf-8")
+    write(world, world.read_text().replace('"Clear", "Hazy"', '"Cloar"'))
+    with pytest.raises(ConfigError, match=r"\[\[examples\]\] fig2: unknown row 'Cloar'. Did you mean Clear"):
+        again(world)
 
 
 def test_the_table_for_people(made: Made) -> None:

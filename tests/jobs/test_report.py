@@ -15,7 +15,8 @@ import pytest
 
 from tagmask.errors import InputError
 from tagmask.jobs.report import report
-from tagmask.scoring.panels import Panel, PanelSlice, write_panels
+from tagmask.scoring.panel_slices import Kind, PanelSlice
+from tagmask.scoring.panels import Panel, write_panels
 from tagmask.scoring.score_histogram import ScoreHistogram
 
 HOSTILE = "<script>alert(1)</script>\"'&é"
@@ -77,14 +78,19 @@ def make(tmp_path: Path) -> Make:
     """Write an evaluation with its segmentation; every text that a person chooses is hostile."""
 
     def evaluation(
-        name: str = "eval", *, count: int = 12, cases: int = 4, side: int = 32, title: str = "CDM"
+        name: str = "eval",
+        *,
+        count: int = 12,
+        cases: int = 4,
+        side: int = 32,
+        title: str = "CDM",
+        kinds: tuple[Kind, ...] = ("best", "median", "worst", "negative"),
     ) -> Path:
         folder, results, run = tmp_path / name, tmp_path / f"{name}-seg", tmp_path / f"{name}-run"
         for path in (folder, results, run):
             path.mkdir()
         rng = np.random.default_rng(0)
-        kinds = ("best", "median", "worst", "negative")
-        chosen = [PanelSlice(kinds[n % 4], f"{HOSTILE}{n}", n, 0.5, 9, 8) for n in range(cases)]  # type: ignore[arg-type]
+        chosen = [PanelSlice(kinds[n % len(kinds)], f"{HOSTILE}{n}", n, 0.5, 9, 8) for n in range(cases)]
         truth = np.zeros((side, side), bool)
         truth[3:9, 4:9] = True
         write_panels(
@@ -282,6 +288,25 @@ def test_several_side_by_side(make: Make, tmp_path: Path) -> None:
     assert "Side by side" in words and "CDM (one)" in words and "CDM (three)" in words and "CG-CDM" in words
     table = words.partition("Side by side")[2].partition("Method")[0]
     assert table.count("all-empty") == 1 and table.count("0.612") == 3
+
+
+def test_the_same_slices_by_every_method(make: Make, tmp_path: Path) -> None:
+    kinds: tuple[Kind, ...] = ("best", "shared")
+    a, b = make("one", kinds=kinds, side=256), make("two", title="CG-CDM", kinds=kinds, side=256)
+    path = report([a, b], out=tmp_path / "r.html")
+    page = read(path)
+    of_b = [i["alt"] for i in page.all("img") if "CG-CDM: the " in (i.get("alt") or "")]
+    # Two slices of each, small to large as the evaluations have them: a mask with its Dice and a score map.
+    assert [alt.removeprefix(HOSTILE) for alt in of_b] == [
+        "1, slice 1, CG-CDM: the mask, Dice 0.50", "1, slice 1, CG-CDM: the score map",
+        "3, slice 3, CG-CDM: the mask, Dice 0.50", "3, slice 3, CG-CDM: the score map",
+    ]  # fmt: skip
+    assert page.words.count("The same slices by every method") == 1
+    text = path.read_text(encoding="utf-8")
+    together = text.partition("The same slices")[2].partition("<section>")[0]
+    assert together.count("<figure>") == 2 and len(together) < 4_100_000
+    alone = read(report([a], out=tmp_path / "alone.html")).words
+    assert "The same slices" not in alone
 
 
 def test_different_truths_are_pointed_out(make: Make, tmp_path: Path) -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from tagmask.errors import InputError
-from tagmask.scoring.panels import Panel, PanelSlice, choose, cut, keep_panels, read_panels, write_panels
+from tagmask.scoring.panel_slices import Kind, PanelSlice, choose
+from tagmask.scoring.panels import Panel, cut, keep_panels, read_panels, shared_by_all, write_panels
 from tagmask.types import Study
 
 
@@ -27,11 +29,11 @@ def line(
 def test_best_median_worst_and_negatives() -> None:
     rows = [line(f"p{n}", n / 10) for n in range(1, 10)]
     rows += [line(f"n{n}", 0.0, 0, mask_pixels=n) for n in (5, 0, 90, 40, 7)]
-    chosen = choose(rows, each=1)
+    chosen = [c for c in choose(rows, each=1) if c.kind != "shared"]
     assert [(c.kind, c.case) for c in chosen] == [
         ("best", "p9"), ("median", "p5"), ("worst", "p1"), ("negative", "n90"),
     ]  # fmt: skip
-    chosen = choose(rows)
+    chosen = [c for c in choose(rows) if c.kind != "shared"]
     assert [c.case for c in chosen if c.kind == "best"] == ["p9", "p8", "p7"]
     assert [c.case for c in chosen if c.kind == "worst"] == ["p1", "p2", "p3"]
     assert sorted(c.case for c in chosen if c.kind == "median") == ["p4", "p5", "p6"]
@@ -47,10 +49,41 @@ def test_other_patients_first() -> None:
 
 def test_few_or_undefined() -> None:
     assert choose([]) == []
-    assert [c.kind for c in choose([line("a", 0.5)])] == ["best"]
-    assert [c.kind for c in choose([line("a", 0.5), line("b", 0.2)])] == ["best", "worst"]
-    assert choose([line("a", "")]) == []
-    assert choose([line("a", "nan")]) == []
+    assert [c.kind for c in choose([line("a", 0.5)])] == ["best", "shared"]
+    two = choose([line("a", 0.5), line("b", 0.2)])
+    assert [c.kind for c in two] == ["best", "worst", "shared", "shared"]
+    assert (
+        [c.kind for c in choose([line("a", "")])]
+        == ["shared"]
+        == [c.kind for c in choose([line("a", "nan")])]
+    )
+    assert choose([line("a", "", truth_pixels="0")]) == []  # positive by its tag, with nothing to show
+
+
+def test_shared_slices_are_those_of_the_truth_whatever_the_method_found() -> None:
+    def shared(dice: Callable[[int], float]) -> list[PanelSlice]:
+        rows = [line(f"p{n}", dice(n), patient=f"{n % 4}", truth_pixels=n) for n in range(1, 17)]
+        return [c for c in choose([*rows, line("n", 0.0, 0, mask_pixels="9")]) if c.kind == "shared"]
+
+    rising, falling = shared(lambda n: n / 20), shared(lambda n: 1 - n / 20)
+    assert [c.case for c in rising] == [c.case for c in falling]
+    assert [c.dice for c in rising] != [c.dice for c in falling]
+    # One of each quarter of the sizes, small to large, each of another patient.
+    assert [(c.truth_pixels - 1) // 4 for c in rising] == [0, 1, 2, 3]
+    assert len({c.truth_pixels % 4 for c in rising}) == 4
+
+
+def test_only_what_all_evaluations_have_of_one_truth_stands_side_by_side() -> None:
+    def panel(case: str, kind: Kind = "shared", truth: int = 1) -> Panel:
+        mask = np.full((2, 2), True)
+        return Panel(PanelSlice(kind, case, 3, 0.5, 4, 4), None, np.full((2, 2), bool(truth)), mask, None)
+
+    one = [panel("a"), panel("b"), panel("c"), panel("d", "best")]
+    two = [panel("c"), panel("b", truth=0), panel("a"), panel("d", "best")]
+    rows = shared_by_all([one, two])
+    assert [[p.choice.case for p in row] for row in rows] == [["a", "a"], ["c", "c"]]
+    assert rows[0][0] is one[0] and rows[0][1] is two[2]
+    assert shared_by_all([]) == [] and shared_by_all([one, []]) == []
 
 
 def test_ties_show_the_larger_lesion() -> None:
@@ -178,6 +211,5 @@ def test_keep_panels_reads_each_chosen_case_and_skips_what_is_gone(tmp_path: Pat
     keep_panels(tmp_path / "panels.npz", rows, "axial", load)
     found = read_panels(tmp_path / "panels.npz")
     assert [(p.choice.case, p.choice.kind, int(p.truth.sum())) for p in found] == [
-        ("v", "best", 1),
-        ("w", "worst", 0),
-    ]
+        ("v", "best", 1), ("w", "worst", 0), ("v", "shared", 1), ("w", "shared", 0),
+    ]  # fmt: skip

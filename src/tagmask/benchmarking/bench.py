@@ -1,4 +1,4 @@
-"""The file of a benchmark: protocol, data sets, rows, figures.
+"""The file of a benchmark: protocol, data sets, rows, figures, examples.
 
     [protocol]                   a preset and what differs from it; or protocol = "cdm"
     preset = "tagmask"
@@ -35,6 +35,10 @@
     name = "dice-against-masks"
     x = "shots"
 
+    [[examples]]                 NAME-DATA.png and .svg: the same slices by these rows, side by side
+    name = "examples"
+    rows = ["CG-CDM", "U-Net, 5 masks"]
+
 Paths are relative to the current directory. An unknown key is refused with its nearest neighbour.
 """
 
@@ -45,6 +49,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tagmask.benchmarking.examples import ExamplesPlan
 from tagmask.benchmarking.figures import FigurePlan
 from tagmask.benchmarking.names import braces, known
 from tagmask.benchmarking.protocol import PRESETS, Protocol
@@ -158,11 +163,12 @@ class Bench:
     rows: tuple[RowPlan, ...]
     train: tuple[Taught, ...] = ()
     figures: tuple[FigurePlan, ...] = ()
+    examples: tuple[ExamplesPlan, ...] = ()
 
     def __post_init__(self) -> None:
         for what, names in (
             ("rows", [r.name for r in self.rows]),
-            ("figures", [f.name for f in self.figures]),
+            ("figures", [f.name for f in self.figures] + [e.name for e in self.examples]),
         ):
             twins = sorted({name for name in names if names.count(name) > 1})
             if twins:
@@ -172,6 +178,8 @@ class Bench:
             self._check_row(row, f"[[row]] {row.name}")
         for figure in self.figures:
             figure.check(self.protocol, {name: self._rows_of(name) for name in self.data})
+        for examples in self.examples:
+            examples.check(self.rows)
 
     def _check_row(self, row: RowPlan, where: str) -> None:
         """Refuse a row that does not fit the data sets or the protocol."""
@@ -220,6 +228,7 @@ class _File:
     protocol: str | dict[str, Any] = field(default_factory=dict)
     train: list[dict[str, Any]] = field(default_factory=list)
     figure: list[dict[str, Any]] = field(default_factory=list)
+    examples: list[dict[str, Any]] = field(default_factory=list)
 
 
 def load_bench(path: Path, overrides: Sequence[str] = ()) -> Bench:
@@ -251,8 +260,9 @@ def load_bench(path: Path, overrides: Sequence[str] = ()) -> Bench:
         build(FigurePlan, table, where=f"{path} [[figure]] {table.get('name', number)}")
         for number, table in enumerate(file.figure, 1)
     ]
+    examples = [build(ExamplesPlan, table, where=f"{path} [[examples]]") for table in file.examples]
     try:
-        return Bench(protocol, data, tuple(rows), tuple(train), tuple(figures))
+        return Bench(protocol, data, tuple(rows), tuple(train), tuple(figures), tuple(examples))
     except ConfigError as error:
         raise ConfigError(error.what, where=f"{path} {error.where}", repair=error.repair) from None
 

@@ -156,7 +156,7 @@ def panel(rows: Sequence[tuple[str, Sequence[tuple[str, np.ndarray]]]]) -> dict[
     Parameters
     ----------
     rows
-        Name to the (name, (H, W) float) of its maps, as many in each row.
+        Name to the (name, (H, W) float or (H, W, 3) uint8) of its maps, as many in each row.
     """
     wide = len(rows[0][1])
     size = (1.5 * wide + 0.4, 1.7 * len(rows) + 0.2)

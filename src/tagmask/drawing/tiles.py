@@ -13,7 +13,7 @@ import numpy as np
 from matplotlib import colormaps
 from matplotlib.image import imsave
 
-__all__ = ["MASK", "TRUTH", "scale", "score_tile", "tile"]
+__all__ = ["MASK", "TRUTH", "coloured", "overlay", "scale", "score_tile", "tile"]
 
 TRUTH, MASK = "#ff8c1a", "#22d3ee"
 """Colours of what is known and what is found."""
@@ -33,6 +33,13 @@ def tile(image: np.ndarray, *, mask: np.ndarray | None = None, truth: np.ndarray
     bytes
         A PNG with a long side of about 288 pixels or more; each pixel of the slice is a square of one size.
     """
+    return _png(overlay(image, mask=mask, truth=truth))
+
+
+def overlay(
+    image: np.ndarray, *, mask: np.ndarray | None = None, truth: np.ndarray | None = None
+) -> np.ndarray:
+    """Give what :func:`tile` packs: (rows, columns, 3) uint8."""
     colour = np.repeat(image[..., None], 3, axis=-1) if image.ndim == 2 else image
     zoom = _zoom(image)
     large = _enlarge(colour, zoom).astype(np.float32)
@@ -42,7 +49,7 @@ def tile(image: np.ndarray, *, mask: np.ndarray | None = None, truth: np.ndarray
         large[_rim(inside, 1 if zoom < 4 else 2)] = _rgb(MASK)
     if truth is not None:
         large[_rim(_enlarge(truth, zoom), 1 if zoom < 4 else 2)] = _rgb(TRUTH)
-    return _png(np.rint(large).astype(np.uint8))
+    return np.rint(large).astype(np.uint8)
 
 
 def score_tile(score: np.ndarray, limits: tuple[float, float]) -> bytes:
@@ -55,12 +62,17 @@ def score_tile(score: np.ndarray, limits: tuple[float, float]) -> bytes:
     limits
         The scores of the darkest and the brightest colour.
     """
+    return _png(coloured(score, limits))
+
+
+def coloured(score: np.ndarray, limits: tuple[float, float]) -> np.ndarray:
+    """Give what :func:`score_tile` packs: (rows, columns, 3) uint8."""
     low, high = limits
     known = np.isfinite(score)
     share = np.clip((np.where(known, score, low) - low) / ((high - low) or 1.0), 0, 1)
     colour = np.asarray(colormaps["viridis"](share, bytes=True))[..., :3].copy()
     colour[~known] = 128
-    return _png(_enlarge(colour, _zoom(score)))
+    return _enlarge(colour, _zoom(score))
 
 
 def scale() -> bytes:

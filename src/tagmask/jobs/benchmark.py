@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from tagmask.benchmarking.bench import Bench, load_bench
-from tagmask.benchmarking.cells import Cell, plan_cell
+from tagmask.benchmarking.cells import Cell, first_evaluations, plan_cell
 from tagmask.benchmarking.dependencies import asked, title_at, title_of
+from tagmask.benchmarking.examples import draw_examples
 from tagmask.benchmarking.figures import draw_figure
 from tagmask.benchmarking.folds import Folds, open_folds
 from tagmask.benchmarking.gather import gather
@@ -56,10 +57,8 @@ class BenchmarkResult:
         Cells made now, and those that were there already.
     failed
         What could not be made, with the reason.
-    trained
-        Networks trained now, with the run of each.
-    figures
-        Files of figures.
+    trained, figures
+        Networks trained now, with the run of each, and files drawn.
     """
 
     out: Path
@@ -132,8 +131,7 @@ def benchmark(
         if name not in names and name not in {row.line for row in plan.rows}:
             raise ConfigError(f"there is no row {name!r}.", where=file, repair=f"Rows: {', '.join(names)}.")
     wanted = {name for name, row in names.items() if not only or {name, row.line} & set(only)}
-    failed: dict[str, str] = {}
-    done, skipped = list[str](), list[str]()
+    failed, done, skipped = dict[str, str](), list[str](), list[str]()
     with alone_in(out):
         folds = open_folds(plan, partial(_fail, failed))
         with shared_features():
@@ -158,11 +156,13 @@ def benchmark(
         "trained": trained,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "environment": environment(),
+        "memory_measured": (finished[0].segmented or {}).get("memory_measured", "") if finished else "",
     }
-    if finished:
-        record["memory_measured"] = (finished[0].segmented or {}).get("memory_measured", "")
     text = write_tables(out, tables, plan.protocol, record)
     figures = [file for figure in plan.figures for one in tables for file in draw_figure(figure, one, out)]
+    figures += [
+        file for one in plan.examples for file in draw_examples(one, first_evaluations(finished), out)
+    ]
     return BenchmarkResult(out, text, tuple(done), tuple(skipped), failed, tuple(trained), tuple(figures))
 
 

@@ -12,7 +12,7 @@ from tagmask.io import PathLike, each_path, write_text
 from tagmask.reporting.evaluation import StoredEvaluation, read_evaluation
 from tagmask.reporting.numbers import comparison, explanation, numbers, verdict
 from tagmask.reporting.page import Html, join, page, tag
-from tagmask.reporting.pictures import charts, gallery
+from tagmask.reporting.pictures import charts, gallery, side_by_side
 from tagmask.reporting.record import cases, commands, facts, problems, settings
 
 __all__ = ["report"]
@@ -34,7 +34,8 @@ def report(results: Sequence[PathLike] | PathLike, *, out: Path | str) -> Path:
     -------
     Path
         The file: whole by itself, with nothing to load. Its size is bounded whatever the number of
-        cases: some 48 panels of 8 MB together and 2000 lines of cases, over all evaluations.
+        cases: some 48 panels of 8 MB together, four slices side by side of 4 MB and 2000 lines of cases, over
+        all evaluations.
 
     Raises
     ------
@@ -54,7 +55,7 @@ def report(results: Sequence[PathLike] | PathLike, *, out: Path | str) -> Path:
     title = f"Tagmask report: {', '.join(names)}"
     pieces = [_head(title, evaluations), explanation(evaluations)]
     if len(evaluations) > 1:
-        pieces.append(comparison(names, evaluations))
+        pieces += [comparison(names, evaluations), side_by_side(names, evaluations, _BYTES // 2)]
     for name, evaluation in zip(names, evaluations, strict=True):
         pieces.append(_section(name, evaluation, len(evaluations)))
     pieces.append(commands(evaluations, [str(folder) for folder in folders], str(out)))

@@ -185,6 +185,8 @@ figcaption { font-size: .9rem; margin-bottom: .35rem; overflow-wrap: anywhere; }
 .tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(9.5rem, 1fr)); gap: .6rem;
   max-width: 62rem; }
 .tile { font-size: .78rem; color: var(--quiet); min-width: 0; }
+.tiles.methods { grid-template-columns: repeat(auto-fill, minmax(8rem, 1fr)); max-width: none; }
+.methods .tile > img { margin-bottom: .25rem; }
 .tile > img { display: block; width: 100%; height: auto; background: #000; image-rendering: pixelated; }
 .tile .none { aspect-ratio: 1; display: grid; place-items: center; background: var(--soft); }
 .bar { position: relative; margin-top: .3rem; padding-bottom: .2rem; }
@@ -207,7 +209,7 @@ footer { margin-top: 3rem; border-top: 1px solid var(--line); padding-top: .6rem
   body { max-width: none; padding: 0; font-size: 10pt; } .scroll, .tall { overflow: visible;
   max-height: none; }
   h2, h3, figcaption { break-after: avoid; } tr, figure, .verdict { break-inside: avoid; }
-  .tiles { grid-template-columns: repeat(4, 1fr); } .charts { grid-template-columns: 1fr 1fr; }
+  .tiles, .tiles.methods { grid-template-columns: repeat(4, 1fr); } .charts { grid-template-columns: 1fr 1fr; }
   * { print-color-adjust: exact; -webkit-print-color-adjust: exact; }
   .sortable thead th { position: static; }
 }

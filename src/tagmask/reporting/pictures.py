@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import get_args
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -11,9 +11,10 @@ from tagmask.drawing.evaluation import dice_over_size, precision_recall, quarter
 from tagmask.reporting.evaluation import StoredEvaluation
 from tagmask.reporting.numbers import number
 from tagmask.reporting.page import Html, join, picture, table, tag
-from tagmask.scoring.panels import Kind, Panel
+from tagmask.scoring.panel_slices import PanelSlice
+from tagmask.scoring.panels import Panel, shared_by_all
 
-__all__ = ["charts", "gallery"]
+__all__ = ["charts", "gallery", "side_by_side"]
 
 _SMALLEST = 64
 _HEADINGS = {
@@ -26,15 +27,10 @@ _HEADINGS = {
 
 def gallery(evaluation: StoredEvaluation, most: int, room: int) -> Html:
     """Show at most `most` slices, evenly by kind, in some `room` bytes: image, truth, score map, mask."""
-    groups = {kind: [p for p in evaluation.panels if p.choice.kind == kind] for kind in get_args(Kind)}
+    groups = {kind: [p for p in evaluation.panels if p.choice.kind == kind] for kind in _HEADINGS}
     each = max(1, most // len(groups))
-    pieces: list[Html] = [tag("h3", "Slices")]
-    if not evaluation.panels:
-        pieces.append(tag("p", "The evaluation kept no pictures.", class_="quiet"))
-    else:
-        pieces.append(
-            tag("p", _key(tiles.TRUTH), "truth ", _key(tiles.MASK), "mask that was found", class_="quiet")
-        )
+    empty = tag("p", "The evaluation kept no pictures.", class_="quiet")
+    pieces: list[Html] = [tag("h3", "Slices"), _legend() if evaluation.panels else empty]
     for kind, panels in groups.items():
         if panels:
             pieces += [
@@ -42,6 +38,63 @@ def gallery(evaluation: StoredEvaluation, most: int, room: int) -> Html:
                 *(_fitted(p, evaluation, room // most) for p in panels[:each]),
             ]
     return join(pieces)
+
+
+def side_by_side(names: Sequence[str], evaluations: Sequence[StoredEvaluation], room: int) -> Html:
+    """Show the slices that all of these evaluations kept, mask above score map, in some `room` bytes.
+
+    Nothing where they kept none in common: other truths, or evaluations of before there were any.
+    """
+    rows = shared_by_all([evaluation.panels for evaluation in evaluations])
+    if not rows:
+        return Html("")
+    pieces = [tag("h3", "The same slices by every method"), _legend()]
+    note = "The truth alone chose them, one of each quarter of the target sizes. Each score map has its own scale."
+    pieces.append(tag("p", note, class_="quiet"))
+    for panels in rows:
+        where = _where(panels[0].choice, evaluations[0])
+        figure = _row_of_methods(where, names, panels)
+        while len(figure) > room // len(rows) and max(panels[0].truth.shape) > _SMALLEST:
+            panels = [panel.halved() for panel in panels]
+            figure = _row_of_methods(where, names, panels)
+        pieces.append(figure)
+    return join(pieces)
+
+
+def _row_of_methods(where: str, names: Sequence[str], panels: Sequence[Panel]) -> Html:
+    """Show one slice: the image above the truth, then each method's mask above its score map."""
+    first, choice = panels[0], panels[0].choice
+    slice_ = choice.case + where
+    image = _shown(first)
+    plain = picture(tiles.tile(image), f"{slice_}: the image")
+    truth = picture(
+        tiles.tile(image, truth=first.truth), f"{slice_}: the truth outlined, {choice.truth_pixels} px"
+    )
+    columns = [tag("div", plain, truth, "image, truth", class_="tile")]
+    for name, panel in zip(names, panels, strict=True):
+        dice = f"Dice {number(panel.choice.dice, 2)}"
+        mask = picture(
+            tiles.tile(_shown(panel), mask=panel.mask, truth=panel.truth),
+            f"{slice_}, {name}: the mask, {dice}",
+        )
+        limits = panel.score_limits()
+        score = (
+            _none("no score map")
+            if panel.score is None or limits is None
+            else picture(tiles.score_tile(panel.score, limits), f"{slice_}, {name}: the score map")
+        )
+        columns.append(tag("div", mask, score, f"{name}: {dice}", class_="tile"))
+    caption = tag("figcaption", tag("strong", choice.case), f"{where}: target {choice.truth_pixels:,} px")
+    return tag("figure", caption, tag("div", *columns, class_="tiles methods"))
+
+
+def _shown(panel: Panel) -> np.ndarray:
+    """Give the image, black where it was not found."""
+    return panel.image if panel.image is not None else np.zeros(panel.truth.shape, np.uint8)
+
+
+def _legend() -> Html:
+    return tag("p", _key(tiles.TRUTH), "truth ", _key(tiles.MASK), "mask that was found", class_="quiet")
 
 
 def _key(colour: str) -> Html:
@@ -52,21 +105,18 @@ def _fitted(panel: Panel, evaluation: StoredEvaluation, room: int) -> Html:
     """Show one slice; where it would be too large a part of the file, every other pixel of it, or fewer."""
     figure = _figure(panel, evaluation)
     while len(figure) > room and max(panel.truth.shape) > _SMALLEST:
-        image, score = (None if a is None else a[::2, ::2] for a in (panel.image, panel.score))
-        panel = Panel(panel.choice, image, panel.truth[::2, ::2], panel.mask[::2, ::2], score)
+        panel = panel.halved()
         figure = _figure(panel, evaluation)
     return figure
 
 
 def _figure(panel: Panel, evaluation: StoredEvaluation) -> Html:
     """Show one slice in four pictures."""
-    choice = panel.choice
-    alone = sum(row.case == choice.case for row in evaluation.slices) == 1
-    where = "" if alone else f", slice {choice.slice}"
+    choice, where = panel.choice, _where(panel.choice, evaluation)
     name = choice.case + where
     facts = f"target {choice.truth_pixels:,} px, mask {choice.mask_pixels:,} px"
     dice = f"Dice {number(choice.dice, 2)}, " if choice.kind != "negative" else ""
-    image = panel.image if panel.image is not None else np.zeros(panel.truth.shape, np.uint8)
+    image = _shown(panel)
     plain = (
         picture(tiles.tile(image), f"{name}: the image")
         if panel.image is not None
@@ -86,17 +136,22 @@ def _figure(panel: Panel, evaluation: StoredEvaluation) -> Html:
     return tag("figure", caption, tag("div", *four, class_="tiles"))
 
 
+def _where(choice: PanelSlice, evaluation: StoredEvaluation) -> str:
+    """Name the slice of a case that has several."""
+    alone = sum(row.case == choice.case for row in evaluation.slices) == 1
+    return "" if alone else f", slice {choice.slice}"
+
+
 def _none(text: str) -> Html:
     return tag("div", text, class_="none")
 
 
 def _score(panel: Panel, name: str, threshold: float | None) -> Html:
     """Show a score map with its scale, and the threshold as a mark on it."""
-    known = panel.score[np.isfinite(panel.score)] if panel.score is not None else np.zeros(0)
-    if panel.score is None or not known.size:
+    limits = panel.score_limits()
+    if panel.score is None or limits is None:
         return tag("div", _none("no score map"), "score map", class_="tile")
-    # One glowing pixel would leave everything else dark.
-    low, high = (float(v) for v in np.percentile(known, (0.5, 99.8)))
+    low, high = limits
     alt = f"{name}: the score map, from {low:.3g} (dark) to {high:.3g} (bright)"
     mark, label = Html(""), "score map"
     if threshold is not None:
@@ -105,9 +160,7 @@ def _score(panel: Panel, name: str, threshold: float | None) -> Html:
             mark = tag("i", style=f"left:{100 * (threshold - low) / (high - low):.1f}%")
     bar = tag("div", picture(tiles.scale(), ""), mark, class_="bar")
     ends = tag("div", tag("span", f"{low:.3g}"), tag("span", f"{high:.3g}"), class_="ends")
-    return tag(
-        "div", picture(tiles.score_tile(panel.score, (low, high)), alt), bar, ends, label, class_="tile"
-    )
+    return tag("div", picture(tiles.score_tile(panel.score, limits), alt), bar, ends, label, class_="tile")
 
 
 def charts(evaluation: StoredEvaluation) -> Html:

@@ -3,35 +3,32 @@
 from __future__ import annotations
 
 import json
-import math
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, cast, get_args
+from typing import Any, cast, get_args
 
 import numpy as np
 
 from tagmask.errors import InputError
 from tagmask.grids import Plane, plan
 from tagmask.io import atomic_write
+from tagmask.scoring.panel_slices import Kind, PanelSlice, choose
 from tagmask.slices import SliceSettings, split, split_map
 from tagmask.types import Study
 
 __all__ = [
-    "Kind",
     "Loaded",
     "Panel",
-    "PanelSlice",
-    "choose",
     "cut",
     "keep_panels",
     "read_panels",
+    "shared_by_all",
     "write_panels",
 ]
 
-Kind = Literal["best", "median", "worst", "negative"]
 _MAX_SIDE = 256
 _MAX_PANELS = 64
 # What numpy, zip, JSON and our own checks raise for a file that was cut short, swapped or made up.
@@ -40,30 +37,6 @@ _DAMAGE = (
     *(zipfile.BadZipFile, zlib.error),
 )
 _NAMES = ("image", "truth", "mask", "score")
-
-
-@dataclass(frozen=True)
-class PanelSlice:
-    """A slice that the report shows.
-
-    Parameters
-    ----------
-    kind
-        Why it was chosen.
-    case, slice
-        The case, and the index along the slice axis of its file (0 for pictures).
-    dice
-        Its Dice as evaluated; None where undefined.
-    truth_pixels, mask_pixels
-        As evaluated, in pixels.
-    """
-
-    kind: Kind
-    case: str
-    slice: int
-    dice: float | None
-    truth_pixels: int
-    mask_pixels: int
 
 
 @dataclass(frozen=True)
@@ -87,79 +60,18 @@ class Panel:
     mask: np.ndarray
     score: np.ndarray | None
 
+    def score_limits(self) -> tuple[float, float] | None:
+        """Give the scores to show as darkest and brightest; None where no score is known."""
+        known = self.score[np.isfinite(self.score)] if self.score is not None else np.zeros(0)
+        if not known.size:
+            return None
+        low, high = np.percentile(known, (0.5, 99.8))  # one glowing pixel would leave everything else dark
+        return float(low), float(high)
 
-def choose(rows: Iterable[Mapping[str, Any]], each: int = 3) -> list[PanelSlice]:
-    """Choose best, median and worst positive slices, and negative ones, from the slices of one method.
-
-    A kind prefers different patients (or cases, where no patient is named), since neighbouring slices look
-    alike. Ties of Dice show the larger target. Negatives go from the largest false mask to the smallest.
-
-    Parameters
-    ----------
-    rows
-        Mappings with case, slice, positive, dice, truth_pixels, mask_pixels and, where known, patient; values
-        as numbers or as text from a CSV.
-    each
-        The most slices of one kind.
-
-    Returns
-    -------
-    list of PanelSlice
-        Best first, then median, worst, negative; no slice twice.
-    """
-    positives: list[tuple[str, PanelSlice]] = []
-    negatives: list[tuple[str, PanelSlice]] = []
-    for row in rows:
-        positive = _number(row.get("positive")) == 1
-        choice = PanelSlice(
-            "best" if positive else "negative",
-            str(row["case"]),
-            int(_number(row.get("slice")) or 0),
-            _number(row.get("dice")),
-            int(_number(row.get("truth_pixels")) or 0),
-            int(_number(row.get("mask_pixels")) or 0),
-        )
-        if not positive or choice.dice is not None:
-            (positives if positive else negatives).append((str(row.get("patient") or choice.case), choice))
-    positives.sort(key=lambda p: (-cast(float, p[1].dice), -p[1].truth_pixels, p[1].case, p[1].slice))
-    worst = sorted(positives, key=lambda p: (p[1].dice, -p[1].truth_pixels, p[1].case, p[1].slice))
-    middle = sorted(enumerate(positives), key=lambda p: (abs(2 * p[0] - len(positives) + 1), p[0]))
-    negatives.sort(key=lambda p: (-p[1].mask_pixels, p[1].case, p[1].slice))
-    spread = [negatives[round(i)] for i in np.linspace(0, len(negatives) - 1, min(each, len(negatives)))]
-    taken: set[tuple[str, int]] = set()
-    share = max(1, min(each, len(positives) // 3))
-    # With few slices the extremes tell more than the middle, so they choose first.
-    best = _take(positives, "best", share, taken)
-    low = _take(worst, "worst", share, taken)
-    median = _take([p for _, p in middle], "median", share, taken)
-    return [*best, *median, *low, *_take(spread, "negative", each, taken)]
-
-
-def _take(
-    candidates: Sequence[tuple[str, PanelSlice]], kind: Kind, most: int, taken: set[tuple[str, int]]
-) -> list[PanelSlice]:
-    """Take the first candidates not taken yet, one per patient where that is possible."""
-    firsts: list[PanelSlice] = []
-    others: list[PanelSlice] = []
-    seen: set[str] = set()
-    for patient, choice in candidates:
-        if (choice.case, choice.slice) not in taken:
-            (others if patient in seen else firsts).append(choice)
-            seen.add(patient)
-    chosen = [replace(choice, kind=kind) for choice in [*firsts, *others][:most]]
-    taken.update((choice.case, choice.slice) for choice in chosen)
-    return chosen
-
-
-def _number(value: object) -> float | None:
-    """Give a finite number, or None for an empty cell, NaN, or what is no number."""
-    if isinstance(value, str) and value.strip().lower() in ("true", "false"):
-        return float(value.strip().lower() == "true")
-    try:
-        number = float(cast(Any, value))
-    except (TypeError, ValueError):
-        return None
-    return number if math.isfinite(number) else None
+    def halved(self) -> Panel:
+        """Give every other pixel."""
+        image, score = (None if a is None else a[::2, ::2] for a in (self.image, self.score))
+        return Panel(self.choice, image, self.truth[::2, ::2], self.mask[::2, ::2], score)
 
 
 def cut(
@@ -283,6 +195,18 @@ def read_panels(path: Path) -> list[Panel]:
             where=path,
             repair="Evaluate again, or delete the file to have a report without pictures.",
         ) from error
+
+
+def shared_by_all(evaluations: Sequence[Sequence[Panel]]) -> list[list[Panel]]:
+    """Give the shared slices that all evaluations have, each as a list of their panels; small targets first."""
+    kept = [
+        {(p.choice.case, p.choice.slice): p for p in panels if p.choice.kind == "shared"}
+        for panels in evaluations
+    ]
+    if not kept:
+        return []
+    rows = [[one[key] for one in kept] for key in kept[0] if all(key in one for one in kept)]
+    return [row for row in rows if all(np.array_equal(p.truth, row[0].truth) for p in row)]
 
 
 def _panel(choice: PanelSlice, arrays: Mapping[str, np.ndarray]) -> Panel:

@@ -1,0 +1,107 @@
+"""Examples: the same slices by several rows of a benchmark, side by side, as the papers show them."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from tagmask.benchmarking.names import known
+from tagmask.benchmarking.rows import RowPlan
+from tagmask.drawing import tiles
+from tagmask.drawing.charts import panel
+from tagmask.errors import ConfigError
+from tagmask.io import write_bytes
+from tagmask.scoring.panels import Panel, read_panels, shared_by_all
+
+__all__ = ["ExamplesPlan", "draw_examples"]
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ExamplesPlan:
+    """Slices of each data set as rows of the file segment them.
+
+    Which slices, the truth alone says (`tagmask.scoring.panels`): small to large targets, never the best of a method.
+
+    Parameters
+    ----------
+    name
+        Of its files: NAME-DATA.png and .svg.
+    rows
+        Names of rows, left to right; by default all. Each shows its first seed and draw, on the first fold.
+    """
+
+    name: str = "examples"
+    rows: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"\w[\w.-]*", self.name):
+            raise ConfigError(f"name = {self.name!r}.", repair="Use letters, digits, dots and dashes.")
+
+    def check(self, rows: Sequence[RowPlan]) -> None:
+        """Refuse a row that the file does not have.
+
+        Raises
+        ------
+        ConfigError
+            With the nearest of them.
+        """
+        for name in self.rows:
+            known(name, [row.name for row in rows], "row", f"[[examples]] {self.name}")
+
+
+def draw_examples(
+    plan: ExamplesPlan, evaluations: Mapping[str, Mapping[str, Path]], out: Path
+) -> tuple[Path, ...]:
+    """Draw the examples of every data set: a line of masks and a line of score maps for each slice.
+
+    Parameters
+    ----------
+    evaluations
+        Data set -> row -> folder of its evaluation, rows in the order of the file.
+    out
+        Folder for NAME-DATA.png and .svg.
+
+    Returns
+    -------
+    tuple of Path
+        What was written: nothing while no row is finished. A row whose evaluation kept none of these slices is named
+        in the log and left out.
+    """
+    files = []
+    for data, folders in evaluations.items():
+        kept = dict[str, list[Panel]]()
+        for name in (name for name in plan.rows or folders if name in folders):
+            panels = read_panels(folders[name] / "panels.npz")
+            if any(p.choice.kind == "shared" for p in panels):
+                kept[name] = panels
+            else:
+                log.warning("%s is not among the examples: it was evaluated before there were any.", name)
+        lines = [line for panels in shared_by_all(list(kept.values())) for line in _lines(list(kept), panels)]
+        stem = f"{plan.name}-{re.sub(r'[^A-Za-z0-9.]+', '-', data)}"
+        for suffix, content in panel(lines).items() if lines else ():
+            files.append(out / f"{stem}.{suffix}")
+            write_bytes(files[-1], content)
+    return tuple(files)
+
+
+def _lines(names: Sequence[str], panels: Sequence[Panel]) -> list[tuple[str, list[tuple[str, np.ndarray]]]]:
+    """Give two lines of tiles: the image and every mask, the truth and every score map."""
+    first = panels[0]
+    image = first.image if first.image is not None else np.zeros(first.truth.shape, np.uint8)
+    masks, maps = [("image", tiles.overlay(image))], [("truth", tiles.overlay(image, truth=first.truth))]
+    for name, one in zip(names, panels, strict=True):
+        dice = "" if one.choice.dice is None else f"\nDice {one.choice.dice:.2f}"
+        masks.append((f"{name}{dice}", tiles.overlay(image, mask=one.mask, truth=one.truth)))
+        limits = one.score_limits()
+        empty = np.full((*one.truth.shape, 3), 255, np.uint8)
+        shown = empty if one.score is None or limits is None else tiles.coloured(one.score, limits)
+        maps.append(("score map" if limits else "no score map", shown))
+    where = f"{first.choice.case}\n{first.choice.truth_pixels:,} px"
+    return [(where, masks), ("", maps)]
