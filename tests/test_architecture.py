@@ -138,7 +138,7 @@ def upward(module: Module) -> list[str]:
             wrong.append(
                 f"{module.name} (floor {FLOOR[module.unit]}) imports {imported} (floor {FLOOR[unit]})"
             )
-        siblings = {"jobs": {"jobs.benchmark", "jobs.ablate"}, "methods": {"methods"}}
+        siblings = {"jobs": {"jobs.benchmark", "jobs.benchmark_cell", "jobs.ablate"}, "methods": {"methods"}}
         strangers = unit == module.unit and not of_one_paper(module.name, imported)
         if strangers and unit in siblings and module.name not in siblings[unit]:
             wrong.append(f"{module.name} imports {imported}, of its own kind")

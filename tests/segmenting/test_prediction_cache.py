@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import fields
@@ -58,6 +59,23 @@ def test_only_new_slices_are_computed(walk: Walk, tmp_path: Path) -> None:
         assert torch.equal(found.score_map, -batch_of("c", "a", "d").image)
         cache.recall(batch_of("a"), 1, 0)
         assert walk.seen[4:] == ["a"], "another seed is another walk"
+
+
+def test_what_recalling_spared_is_what_computing_took(walk: Walk, tmp_path: Path) -> None:
+    def slow(batch: Batch, seed: int) -> Sequence[Prediction]:
+        time.sleep(0.1 * len(batch))
+        return walk(batch, seed)
+
+    with closing(PredictionCache(slow, tmp_path)) as cache:
+        cache.recall(batch_of("a", "b"), 0, 0)
+        assert cache.spared == 0
+        cache.recall(batch_of("a"), 0, 1)
+        assert 0.1 <= cache.spared < 0.2
+        cache.recall(batch_of("c", "b", "a"), 0, 0)
+        assert 0.3 <= cache.spared < 0.5, "c was computed, and no walk of another seed was spared"
+        before = cache.spared
+        cache.recall(batch_of("a"), 1, 0)
+        assert cache.spared == before
 
 
 def test_nothing_is_left_on_the_disk(walk: Walk, tmp_path: Path) -> None:

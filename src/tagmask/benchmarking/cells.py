@@ -83,6 +83,12 @@ class Cell:
         return digest(self.identity)
 
     @cached_property
+    def walk(self) -> str:
+        """Of what the networks say: cells that differ in mask settings or tags alone have the same."""
+        masks = ("mask", "tags", "val_masks")
+        return digest({key: value for key, value in self.identity.items() if key not in masks})
+
+    @cached_property
     def evaluation_key(self) -> str:
         """Of the numbers."""
         return digest([VERSION, self.key, self.fold.truth, self.fold.truth_digest, self.row.name])

@@ -8,10 +8,8 @@ intervals and tests. A network that is trained is not trained again, nor is a fi
 from __future__ import annotations
 
 import logging
-import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -24,18 +22,15 @@ from tagmask.benchmarking.examples import draw_examples
 from tagmask.benchmarking.figures import draw_figure
 from tagmask.benchmarking.folds import Folds, open_folds
 from tagmask.benchmarking.gather import gather
-from tagmask.benchmarking.memory import PeakMemory, free_memory
+from tagmask.benchmarking.memory import free_memory
 from tagmask.benchmarking.tables import write_tables
 from tagmask.benchmarking.trainings import Training, training_of
 from tagmask.config import plain
 from tagmask.errors import ConfigError, InputError, RunError, TagmaskError
 from tagmask.io import alone_in
-from tagmask.jobs.evaluate import evaluate
-from tagmask.jobs.segment import SegmentResult, segment
+from tagmask.jobs.benchmark_cell import CellMaker
 from tagmask.jobs.train import Progress, train
 from tagmask.machine import device_of, environment
-from tagmask.scoring.results import open_results
-from tagmask.segmenting.prediction_cache import PredictionCache, Variant
 from tagmask.training.kept_features import shared_features
 
 __all__ = ["BenchmarkResult", "benchmark"]
@@ -137,12 +132,13 @@ def benchmark(
         with shared_features():
             trained = _train(plan, wanted, folds, failed, training)
         cells = list(_plan(plan, wanted, folds, out / "cells", failed))
+        maker = CellMaker([cell for cell in cells if cell.row.name in wanted], device, batch)
         for count, cell in enumerate(cells, 1):
             if cell.evaluated and cell.segmented:
                 skipped.append(cell.title)
             elif cell.row.name in wanted:
                 try:
-                    _make(cell, device, batch)
+                    maker.make(cell)
                     done.append(cell.title)
                 except Exception as error:
                     _fail(failed, cell.title, error)
@@ -226,75 +222,3 @@ def _plan(plan: Bench, wanted: set[str], folds: Folds, home: Path, failed: dict[
                     _fail(failed, title, error)
                 else:
                     log.info("%s is left out: %s", title, error)
-
-
-def _make(cell: Cell, device: str, batch: int | None) -> None:
-    """Segment, unless that is finished, and evaluate. What an interrupted call left is removed first."""
-    if cell.segmented is None:
-        shutil.rmtree(cell.folder, ignore_errors=True)
-        cell.close_segmentation(_segment(cell, device, batch))
-    shutil.rmtree(cell.evaluations, ignore_errors=True)
-    for mode in cell.modes:
-        found = evaluate(
-            cell.folder / mode,
-            cell.fold.truth,
-            out=cell.evaluations / mode,
-            table=cell.fold.table,
-            val=cell.fold.val,
-            train=cell.fold.train,
-            name=cell.row.name,
-            settings=cell.fold.settings,
-        )
-        _refuse_failures(dict(found.failed), "evaluated")
-        inputs = open_results(cell.folder / mode).manifest.get("inputs", {})
-        lost = dict.fromkeys(
-            sorted(set(inputs) & set(found.summary["cases"]["missing"])), "its mask is gone."
-        )
-        _refuse_failures(lost, "evaluated")
-        if not found.summary["slices"]["positives"]:
-            raise InputError(
-                f"none of the {found.summary['slices']['evaluated']} slices of {cell.fold.title} is positive.",
-                where=cell.fold.truth,
-                repair="Draw the folds anew, or lower min_area_frac.",
-            )
-    cell.close_evaluation()
-
-
-def _segment(cell: Cell, device: str, batch: int | None) -> dict[str, object]:
-    """Segment once for each source of tags, with one walk through the networks, and say what it took."""
-    run = replace(cell.run)  # its networks go with it when the cell is finished
-    peak, took, using = PeakMemory(device), list[SegmentResult](), None
-    with ExitStack() as stack:
-        if len(cell.modes) > 1:
-            method = run.method(cell.row.method, device=device)
-            cache = stack.enter_context(
-                closing(PredictionCache(lambda b, s: [method.predict(b, s)], cell.folder))
-            )
-            using = Variant(cache, 0, getattr(method, "settings", None))
-        for mode in cell.modes:
-            took.append(
-                segment(
-                    run,
-                    [cell.fold.inputs],
-                    out=cell.folder / mode,
-                    method=cell.row.method,
-                    using=using,
-                    seed=cell.seed,
-                    tags=mode,
-                    device=device,
-                    batch=batch,
-                )
-            )
-            _refuse_failures(took[-1].failed, "segmented")
-    seconds, slices = took[0].seconds, took[0].slices  # later modes only repeat what the first has computed
-    return {
-        **{"seconds": seconds, "slices": slices, "seconds_per_image": seconds / max(slices, 1)},
-        **{"device": device, "parameters": run.networks.size(run.needs(cell.row.method)), **peak.record()},
-    }
-
-
-def _refuse_failures(failed: Mapping[str, str], what: str) -> None:
-    """A cell of fewer images than its neighbours must not stand beside them."""
-    if failed:
-        name, problem = next(iter(failed.items()))
-        raise InputError(f"{len(failed)} cases could not be {what}; the first: {name}: {problem}")
