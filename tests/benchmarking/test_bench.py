@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tagmask.benchmarking.bench import load_bench
+from tagmask.benchmarking.names import Place
 from tagmask.benchmarking.protocol import PRESETS, Protocol
 from tagmask.benchmarking.trainings import training_of, training_of_taught
 from tagmask.config import build
@@ -33,7 +34,7 @@ def test_the_least_there_is_to_say(tmp_path: Path) -> None:
         ["toy"],
         ("",),
     )
-    assert row.path(str(row.run), "toy", "") == Path("runs/toy")
+    assert row.folder(Place("toy")) == Path("runs/toy")
 
 
 def test_a_preset_is_what_differs_from_the_defaults(tmp_path: Path) -> None:
@@ -99,7 +100,7 @@ FOLDS = '[data.toy]\ninputs = "f{fold}/in"\ntruth = "f{fold}"\nfolds = ["a", "b"
 
 def test_names_of_data_and_fold_go_into_paths(tmp_path: Path) -> None:
     row = load_bench(write(tmp_path, FOLDS, ROW.replace("runs/{data}", "runs/{data}-{fold}"))).rows[0]
-    assert row.path(str(row.run), "toy", "b") == Path("runs/toy-b")
+    assert row.folder(Place("toy", "b")) == Path("runs/toy-b")
 
 
 @pytest.mark.parametrize(
@@ -232,7 +233,7 @@ def test_the_benchmarks_of_the_house_load(file: Path, monkeypatch: pytest.Monkey
         assert training_of_taught(taught).load().networks()
     for row in bench.rows:
         for place in bench.places(row):
-            training = training_of(row, *place)
+            training = training_of(row, place)
             if training is not None:
                 assert set(training.networks) <= set(training.load().networks())
 
@@ -241,10 +242,10 @@ def test_the_tables_of_textdiff_share_one_run_a_draw() -> None:
     for name, counts in (("monuseg", [7, 1, 1]), ("monuseg-text", [1, 1, 1, 1, 1])):
         runs: dict[str, list[str]] = {}
         for row in load_bench(ROOT / "experiments" / "bench" / f"{name}.toml").rows:
-            runs.setdefault(str(row.folder("monuseg", "", "3")), []).append(row.name)
+            runs.setdefault(str(row.folder(Place("monuseg", draw="3"))), []).append(row.name)
         assert [len(names) for names in runs.values()] == counts and "runs/monuseg-3" in runs
     masks = load_bench(ROOT / "experiments" / "bench" / "monuseg-masks.toml")
-    shared = {row.folder("monuseg", "", "3"): row.vary["shots"] for row in masks.rows}
+    shared = {row.folder(Place("monuseg", draw="3")): row.vary["shots"] for row in masks.rows}
     assert {shared[Path(run)] for run in ("runs/monuseg-3", "runs/monuseg-zeta1-3")} == {5}
 
 
@@ -258,7 +259,7 @@ def test_a_row_varies(tmp_path: Path) -> None:
     assert [row.name for row in rows] == [f"U-Net, {t}, {s}" for s in (5, 20) for t in ("none", "cross")]
     assert rows[1].vary == {"shots": 5, "text": "cross"} and {row.line for row in rows} == {"U-Net"}
     assert rows[1].train == ("data.shots=5", "a.b=cross")
-    assert rows[1].folder("toy", "", "") == Path("r-toy-5-cross")
+    assert rows[1].folder(Place("toy")) == Path("r-toy-5-cross")
 
 
 def test_a_draw_goes_into_run_and_training(tmp_path: Path) -> None:
@@ -270,8 +271,8 @@ def test_a_draw_goes_into_run_and_training(tmp_path: Path) -> None:
     ]
     row = bench.rows[0]
     assert (
-        row.folder("toy", "", "1") == Path("runs/1")
-        and row.filled(row.train[0], "toy", "", "1") == "data.draw=1"
+        row.folder(Place("toy", draw="1")) == Path("runs/1")
+        and Place("toy", draw="1").fill(row.train[0]) == "data.draw=1"
     )
 
 

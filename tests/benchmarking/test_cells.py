@@ -13,6 +13,7 @@ import pytest
 from tagmask.benchmarking.bench import load_bench
 from tagmask.benchmarking.cells import Cell, plan_cell
 from tagmask.benchmarking.folds import Hashes, open_fold
+from tagmask.benchmarking.names import Place
 from tagmask.errors import InputError, TagmaskError
 from tagmask.runs import Run
 from tests.benchmarking import toybench
@@ -54,8 +55,8 @@ def plan(
         toybench.row("CDM", world / "run", row, method=method),
     )
     bench = load_bench(toybench.write(world / "bench.toml", *parts))
-    fold = open_fold(bench, "toy", "", Hashes())
-    cell = plan_cell(bench, bench.rows[0], fold, seed, world / "out" / "cells")
+    fold = open_fold(bench, Place("toy"), Hashes())
+    cell = plan_cell(bench, bench.rows[0], fold, Place("toy"), seed, world / "out" / "cells")
     assert cell.evaluation_key  # every file is read for it
     return cell
 

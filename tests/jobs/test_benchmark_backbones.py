@@ -12,6 +12,7 @@ import torch
 
 from tagmask.benchmarking.bench import load_bench
 from tagmask.benchmarking.dependencies import needed
+from tagmask.benchmarking.names import Place
 from tagmask.config import build
 from tagmask.errors import RunError
 from tagmask.experiment import Experiment
@@ -176,7 +177,7 @@ def test_what_a_row_builds_on_builds_on_others(world: Path) -> None:
     user = f'[[row]]\nname = "user"\nmethod = "pixel_classifier"\nrun = "{world}/second"\n'
     parts = (world / "head.toml").read_text(), taught(world), second, taught(world, run="other"), user
     plan = load_bench(write(world / "bench.toml", *parts))
-    assert [Path(one.run).name for one in needed(plan, {"user": [("toy", "", "")]})] == ["base", "second"]
+    assert [Path(one.run).name for one in needed(plan, {"user": [Place("toy")]})] == ["base", "second"]
 
 
 def test_a_training_that_failed_leaves_nothing_in_memory(

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from tagmask.diffusion.noise import gaussian
 from tagmask.errors import ConfigError
-from tagmask.methods.anofpdm import AnoFPDM, AnoFPDMSettings
+from tagmask.methods.anofpdm import READ_OFF, AnoFPDM, AnoFPDMSettings
 from tagmask.methods.anofpdm_passage import Gatherer, Step
 from tagmask.types import Batch
 from tests.anofpdm_worlds import Bent, TwoTags, method, oracle, passage, study, two_tags
@@ -136,6 +136,31 @@ def test_all_strengths_from_one_pass_are_what_each_would_be_alone(encoding: str,
         assert found.guidance == alone.guidance == w
         for name in ("m", "mse_h", "mse_0", "end", "maps", "similarity"):
             assert torch.equal(getattr(found, name), getattr(alone, name)), name
+
+
+@pytest.mark.parametrize("encoding", ["ddim", "ddpm"])
+@pytest.mark.parametrize("ratio", [1.0, 0.5])
+def test_what_is_read_off_one_walk_is_what_each_would_say_alone(encoding: str, ratio: float) -> None:
+    world = Bent()
+    batch = Batch(torch.rand(2, 1, 16, 16, generator=torch.Generator().manual_seed(1)) * 2 - 1, ("a", "b"))
+    made = method(world, encoding=encoding, forward_steps=8, end_ratio=ratio, healthy_threshold=0.5)
+    differ: list[dict[str, Any]] = [
+        {},
+        {"map": "single"},
+        {"guidance": 3.0, "m_max": (0.5,)},
+        {"guidance": 3.0, "healthy_threshold": 0.999999, "m_max": (0.01,)},
+    ]
+    assert {key for one in differ for key in one} == READ_OFF
+    settings = [replace(made.settings, **one) for one in differ]
+    for one, found in zip(settings, made.predict_all(batch, 3, settings), strict=True):
+        alone = replace(made, settings=one).predict(batch, 3)
+        for name in ("score_map", "threshold", "score", "present"):
+            a, b = getattr(found, name), getattr(alone, name)
+            assert (a is b is None) or torch.equal(a, b), name
+    if ratio == 1:
+        world = oracle(20.0, count=2)[0]
+        method(world, forward_steps=8).predict_all(oracle(20.0, count=2)[1], 0, settings[:2])
+        assert len(world.calls) == 8, "one walk"
 
 
 def test_steps_encoded_together_are_as_one_by_one() -> None:

@@ -51,7 +51,7 @@ from typing import Any
 
 from tagmask.benchmarking.examples import ExamplesPlan
 from tagmask.benchmarking.figures import FigurePlan
-from tagmask.benchmarking.names import braces, known
+from tagmask.benchmarking.names import Place, braces, known
 from tagmask.benchmarking.protocol import PRESETS, Protocol
 from tagmask.benchmarking.published import PUBLISHED
 from tagmask.benchmarking.rows import RowPlan, expanded
@@ -209,11 +209,11 @@ class Bench:
         """Draws of a row on a data set; one nameless draw where the row is the same in all."""
         return self.data[data].draws if row.differs_by_draw(data) else ("",)
 
-    def places(self, row: RowPlan) -> Iterator[tuple[str, str, str]]:
-        """Give every data set, fold and draw that a row is made on."""
+    def places(self, row: RowPlan) -> Iterator[Place]:
+        """Give every place where a row is made."""
         for data in self.sets(row):
             for fold in self.data[data].folds:
-                yield from ((data, fold, draw) for draw in self.draws(row, data))
+                yield from (Place(data, fold, draw) for draw in self.draws(row, data))
 
     def _rows_of(self, data: str) -> list[RowPlan]:
         return [row for row in self.rows if data in self.sets(row)]

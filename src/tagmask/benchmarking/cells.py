@@ -22,7 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from tagmask.benchmarking.bench import Bench
-from tagmask.benchmarking.folds import Fold, digest, place
+from tagmask.benchmarking.folds import Fold, digest
+from tagmask.benchmarking.names import Place
 from tagmask.benchmarking.rows import RowPlan
 from tagmask.benchmarking.trainings import training_of
 from tagmask.config import build, plain, read_toml
@@ -30,7 +31,7 @@ from tagmask.data.prepared import Prepared
 from tagmask.errors import InputError, RunError
 from tagmask.experiment import WHOLE
 from tagmask.io import write_json
-from tagmask.methods import settings_of
+from tagmask.methods import METHODS, settings_of
 from tagmask.networks.kinds import reads_text
 from tagmask.runs import Run
 from tagmask.runs.resume import no_weights
@@ -48,10 +49,8 @@ class Cell:
 
     Parameters
     ----------
-    row, fold, seed
-        What it is.
-    draw
-        That of the row's training pictures; "" for a row that is the same in all.
+    row, fold, at, seed
+        What it is; the draw is that of the row's training pictures, "" for a row that is the same in all.
     run
         Open, with the row's settings.
     identity
@@ -64,18 +63,17 @@ class Cell:
 
     row: RowPlan
     fold: Fold
+    at: Place
     seed: int
     run: Run = field(repr=False)
     identity: Mapping[str, Any] = field(repr=False)
     modes: tuple[Tags, ...]
     home: Path
-    draw: str = ""
 
     @property
     def title(self) -> str:
         """Name for messages."""
-        where = place(self.fold.data, self.fold.fold, self.draw)
-        return f"{self.row.name} on {where}, seed {self.seed}"
+        return f"{self.row.name} on {self.at}, seed {self.seed}"
 
     @cached_property
     def key(self) -> str:
@@ -84,9 +82,16 @@ class Cell:
 
     @cached_property
     def walk(self) -> str:
-        """Of what the networks say: cells that differ in mask settings or tags alone have the same."""
-        masks = ("mask", "tags", "val_masks")
-        return digest({key: value for key, value in self.identity.items() if key not in masks})
+        """Of the walk through the networks: cells that differ in masks, tags or what is read off it have the same."""
+        read_off, masks = METHODS[self.row.method].read_off, ("mask", "tags", "val_masks")
+        settings = {key: value for key, value in self.identity["settings"].items() if key not in read_off}
+        others = {key: value for key, value in self.identity.items() if key not in masks}
+        return digest({**others, "settings": settings})
+
+    @property
+    def settings(self) -> Any:
+        """Of the method."""
+        return settings_of(self.row.method, self.run.experiment.settings_table(self.row.method))
 
     @cached_property
     def evaluation_key(self) -> str:
@@ -96,8 +101,8 @@ class Cell:
     @property
     def folder(self) -> Path:
         """Where everything of the cell lies."""
-        names = [self.row.name, self.fold.data, *([self.fold.fold] if self.fold.fold else [])]
-        slug, draw = _slug("-".join(names))[:80], f"-draw{_slug(self.draw)}" if self.draw else ""
+        names = [self.row.name, self.at.data, *([self.at.fold] if self.at.fold else [])]
+        slug, draw = _slug("-".join(names))[:80], f"-draw{_slug(self.at.draw)}" if self.at.draw else ""
         return self.home / f"{slug}{draw}-seed{self.seed}-{self.key[:12]}"
 
     @property
@@ -126,7 +131,7 @@ class Cell:
             "key": self.evaluation_key,
             "row": self.row.name,
             "fold": self.fold.title,
-            "draw": self.draw,
+            "draw": self.at.draw,
             "seed": self.seed,
         }
         write_json(self.evaluations / "evaluated.json", content)
@@ -136,7 +141,7 @@ def first_evaluations(finished: Sequence[Cell]) -> dict[str, dict[str, Path]]:
     """Give data set -> row -> evaluation of its first cell: first fold, draw, seed and setup."""
     found = dict[str, dict[str, Path]]()
     for cell in finished:
-        found.setdefault(cell.fold.data, {}).setdefault(cell.row.name, cell.evaluations / cell.modes[0])
+        found.setdefault(cell.at.data, {}).setdefault(cell.row.name, cell.evaluations / cell.modes[0])
     return found
 
 
@@ -154,7 +159,7 @@ def _record(path: Path, key: str) -> dict[str, Any] | None:
     return content if isinstance(content, dict) and content.get("key") == key else None
 
 
-def plan_cell(bench: Bench, row: RowPlan, fold: Fold, seed: int, home: Path, draw: str = "") -> Cell:
+def plan_cell(bench: Bench, row: RowPlan, fold: Fold, at: Place, seed: int, home: Path) -> Cell:
     """Open the run of a cell and find out all that its masks depend on. Nothing is computed.
 
     Raises
@@ -164,7 +169,7 @@ def plan_cell(bench: Bench, row: RowPlan, fold: Fold, seed: int, home: Path, dra
     ConfigError, InputError
         Settings that do not fit, or that were to be chosen and were not.
     """
-    run = _open(row, fold, draw)
+    run = _open(row, at)
     needs, experiment = run.needs(row.method), run.experiment
     for need in needs:
         if not run.weights_path(need).is_file():
@@ -191,13 +196,13 @@ def plan_cell(bench: Bench, row: RowPlan, fold: Fold, seed: int, home: Path, dra
     if any(reads_text(getattr(experiment, need)) for need in needs):
         # Which encoder it is, the weights say.
         identity["text"] = [plain(experiment.text), [case.text for case in fold.cases]]
-    return Cell(row, fold, seed, run, identity, modes, home, draw)
+    return Cell(row, fold, at, seed, run, identity, modes, home)
 
 
-def _open(row: RowPlan, fold: Fold, draw: str) -> Run:
+def _open(row: RowPlan, at: Place) -> Run:
     """Open the run with the settings that the row asks for."""
-    path = row.folder(fold.data, fold.fold, draw)
-    _refuse_other_settings(row, fold, draw, path)
+    path = row.folder(at)
+    _refuse_other_settings(row, at, path)
     chosen: Sequence[str] = ()
     if row.tuned == "tags":
         run = Run.open(path, tuned=False)
@@ -208,19 +213,19 @@ def _open(row: RowPlan, fold: Fold, draw: str) -> Run:
                 repair=f'Run `tagmask tune {path} --method {row.method} ...`, or use tuned = "none".',
             )
     elif row.tuned != "none":
-        file = row.path(row.tuned, fold.data, fold.fold, draw)
+        file = Path(at.fill(row.tuned))
         build(_Tuned, read_toml(file), where=file)
         chosen = _assignments(read_toml(file))
     run = Run.open(path, overrides=[*chosen, *row.set], snapshot=row.snapshot, tuned=row.tuned == "tags")
     return replace(run, val_masks=row.tuned not in ("none", "tags"))
 
 
-def _refuse_other_settings(row: RowPlan, fold: Fold, draw: str, path: Path) -> None:
+def _refuse_other_settings(row: RowPlan, at: Place, path: Path) -> None:
     """Refuse a run whose method or mask is set otherwise than in the experiment that the row names.
 
     No training depends on them, so a run is taken as it is; but the draws of a row must be segmented alike.
     """
-    training = training_of(row, fold.data, fold.fold, draw)
+    training = training_of(row, at)
     if training is None:
         return
     name, asked, begun = row.method, training.load(), Run.open(path, tuned=False).experiment

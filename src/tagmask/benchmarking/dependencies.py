@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from tagmask.benchmarking.bench import Bench, Taught
-from tagmask.benchmarking.folds import Folds, place
+from tagmask.benchmarking.folds import Folds
+from tagmask.benchmarking.names import Place
 from tagmask.benchmarking.rows import RowPlan
 from tagmask.benchmarking.trainings import Training, training_of, training_of_taught
 from tagmask.config import plain
@@ -33,9 +34,9 @@ def title_of(taught: Taught) -> str:
     return f"training of {taught.run}"
 
 
-def title_at(row: RowPlan, at: tuple[str, str, str]) -> str:
-    """Name a row on a data set, fold and draw."""
-    return f"{row.name} on {place(*at)}"
+def title_at(row: RowPlan, at: Place) -> str:
+    """Name a row at a place."""
+    return f"{row.name} on {at}"
 
 
 def asked(plan: Bench, wanted: Collection[str], folds: Folds) -> list[Asked]:
@@ -52,26 +53,26 @@ def asked(plan: Bench, wanted: Collection[str], folds: Folds) -> list[Asked]:
             for t in first
         ),
         *(
-            Asked(title_at(row, at), partial(training_of, row, *at), partial(dependencies_of, plan, row, at))
+            Asked(title_at(row, at), partial(training_of, row, at), partial(dependencies_of, plan, row, at))
             for row in rows
             for at in places[row.name]
         ),
     ]
 
 
-def dependencies_of(plan: Bench, row: RowPlan, at: tuple[str, str, str]) -> list[Taught]:
-    """Give the entries that a row builds on at a data set, fold and draw: its run, or one whose file it names.
+def dependencies_of(plan: Bench, row: RowPlan, at: Place) -> list[Taught]:
+    """Give the entries that a row builds on at a place: its run, or one whose file it names.
 
     A row that cannot be read builds on nothing: it fails by itself.
     """
     if not plan.train:
         return []
-    run = row.folder(*at)
-    paths = [run, row.path(row.tuned, *at)]
+    run = row.folder(at)
+    paths = [run, Path(at.fill(row.tuned))]
     try:
         if row.experiment is None and (begun := run / "experiment.toml").is_file():
             row = replace(row, experiment=str(begun))
-        if (training := training_of(row, *at)) is not None:
+        if (training := training_of(row, at)) is not None:
             paths += _named(training, row.set)
     except (TagmaskError, OSError):
         return []
@@ -87,13 +88,13 @@ def dependencies_of_taught(plan: Bench, taught: Taught) -> list[Taught]:
     return [one for one in plan.train if one != taught and _any_under(paths, one)]
 
 
-def needed(plan: Bench, places: Mapping[str, Sequence[tuple[str, str, str]]]) -> list[Taught]:
+def needed(plan: Bench, places: Mapping[str, Sequence[Place]]) -> list[Taught]:
     """Give the entries that rows build on, or what these build on, in the order of the file.
 
     Parameters
     ----------
     places
-        Name of a row -> data sets, folds and draws that it is made on.
+        Name of a row -> where it is made.
     """
     rows = {row.name: row for row in plan.rows}
     found: list[Taught] = []

@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 
 from tagmask.benchmarking.bench import Bench
-from tagmask.benchmarking.names import fill
+from tagmask.benchmarking.names import Place
 from tagmask.data.prepared import Prepared
 from tagmask.data.table import Case, read_inputs
 from tagmask.errors import InputError, TagmaskError
@@ -18,7 +18,7 @@ from tagmask.io import sha256
 from tagmask.scoring.protocol import EvaluateSettings
 from tagmask.scoring.truth import TruthCase, truth_cases
 
-__all__ = ["Fold", "Folds", "Hashes", "open_fold", "open_folds", "place"]
+__all__ = ["Fold", "Folds", "Hashes", "open_fold", "open_folds"]
 
 
 @dataclass(frozen=True)
@@ -49,27 +49,14 @@ def digest(content: object) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
 
 
-def place(data: str, fold: str, draw: str = "") -> str:
-    """Name a part of a data set for messages.
-
-    Examples
-    --------
-    >>> place("toy", "", "0")
-    'toy, draw 0'
-    """
-    return data + (f", fold {fold}" if fold else "") + (f", draw {draw}" if draw else "")
-
-
 @dataclass(frozen=True)
 class Fold:
     """The files of one fold.
 
     Parameters
     ----------
-    data, fold
-        Names; a set without folds has one called "".
-    draw
-        That of the train set; "" where it is the same in all.
+    at
+        Which it is; the draw is that of the train set.
     inputs, truth, table, val, train
         Paths, as `tagmask segment` and `tagmask evaluate` get them.
     settings
@@ -80,9 +67,7 @@ class Fold:
         Shared by all folds.
     """
 
-    data: str
-    fold: str
-    draw: str
+    at: Place
     inputs: Path
     truth: Path
     table: Path | None
@@ -95,7 +80,7 @@ class Fold:
     @property
     def title(self) -> str:
         """Name for messages."""
-        return place(self.data, self.fold)
+        return str(self.at._replace(draw=""))
 
     @cached_property
     def images(self) -> frozenset[str]:
@@ -131,7 +116,7 @@ class Fold:
         ]
 
 
-def open_fold(bench: Bench, data: str, fold: str, hashes: Hashes, draw: str = "") -> Fold:
+def open_fold(bench: Bench, at: Place, hashes: Hashes) -> Fold:
     """List the files of a fold and refuse what could not give numbers.
 
     Raises
@@ -139,17 +124,15 @@ def open_fold(bench: Bench, data: str, fold: str, hashes: Hashes, draw: str = ""
     InputError
         Something is missing, or every slice has the same tag although the protocol needs both.
     """
-    one = bench.data[data]
+    one = bench.data[at.data]
 
     def path(text: str | None) -> Path | None:
-        return None if text is None else Path(fill(text, {"data": data, "fold": fold, "draw": draw}))
+        return None if text is None else Path(at.fill(text))
 
     inputs, truth = path(one.inputs), path(one.truth)
     assert inputs is not None and truth is not None
     found = Fold(
-        data,
-        fold,
-        draw,
+        at,
         inputs,
         truth,
         path(one.table),
@@ -164,8 +147,8 @@ def open_fold(bench: Bench, data: str, fold: str, hashes: Hashes, draw: str = ""
     return found
 
 
-Folds = Mapping[tuple[str, str, str], Fold]
-"""Data set, fold and draw -> what it is made of; a draw called "" is that of rows that are the same in all."""
+Folds = Mapping[Place, Fold]
+"""Place -> what it is made of; a draw called "" is that of rows that are the same in all."""
 
 
 def open_folds(bench: Bench, fail: Callable[[str, Exception], None]) -> Folds:
@@ -176,19 +159,19 @@ def open_folds(bench: Bench, fail: Callable[[str, Exception], None]) -> Folds:
     fail
         Called with the name of a fold or draw that cannot be used, and what is wrong with it.
     """
-    hashes, found = Hashes(), dict[tuple[str, str, str], Fold]()
+    hashes, found = Hashes(), dict[Place, Fold]()
     for data, one in bench.data.items():
         for fold in one.folds:
             for draw in one.trivial_draws:
                 try:
-                    opened = open_fold(bench, data, fold, hashes, draw)
+                    opened = open_fold(bench, Place(data, fold, draw), hashes)
                     opened.inputs_digest, opened.truth_digest  # noqa: B018
                 except (TagmaskError, OSError) as error:
-                    fail(place(data, fold, draw), error)
+                    fail(str(Place(data, fold, draw)), error)
                     continue
                 served = one.draws if one.trivial_draws == ("",) else (draw,)
-                found.update({(data, fold, name): opened for name in served})
-                found.setdefault((data, fold, ""), opened)
+                found.update({Place(data, fold, name): opened for name in served})
+                found.setdefault(Place(data, fold), opened)
     return found
 
 

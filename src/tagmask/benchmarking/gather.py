@@ -27,7 +27,7 @@ _COSTS = {
 
 def gather(plan: Bench, data: str, finished: Sequence[Cell]) -> DataTable | None:
     """Make the table of a data set; None while none of its cells is finished."""
-    mine = [cell for cell in finished if cell.fold.data == data]
+    mine = [cell for cell in finished if cell.at.data == data]
     if not mine:
         return None
     one = plan.data[data]
@@ -38,7 +38,7 @@ def gather(plan: Bench, data: str, finished: Sequence[Cell]) -> DataTable | None
     ]
     # What knows next to nothing is the same in every cell of a fold (of a fold's draw, if it learns) that has it.
     places = list(product(one.folds, one.trivial_draws))
-    first = {(cell.fold.fold, cell.fold.draw): _repeat(plan, cell) for cell in reversed(mine)}
+    first = {(cell.fold.at.fold, cell.fold.at.draw): _repeat(plan, cell) for cell in reversed(mine)}
     repeats = [first[place] for place in places if place in first]
     for key, found in _trivial(plan, mine).items():
         of_key = [found[place] for place in places if place in found]
@@ -66,13 +66,13 @@ def _trivial(plan: Bench, cells: Sequence[Cell]) -> dict[str, dict[tuple[str, st
         repeat = _repeat(plan, cell)
         own, *others = (rows_of(repeat.evaluations[setup]) for setup in plan.protocol.setups)
         for key in (key for key in own[1:] if all(key in other for other in others)):
-            found.setdefault(key, {}).setdefault((cell.fold.fold, cell.fold.draw), repeat)
+            found.setdefault(key, {}).setdefault((cell.fold.at.fold, cell.fold.at.draw), repeat)
     return found
 
 
 def _own(plan: Bench, cells: Sequence[Cell]) -> tuple[RowNumbers, Line]:
     """Gather one row of the benchmark file."""
-    row, data = cells[0].row, cells[0].fold.data
+    row, data = cells[0].row, cells[0].at.data
     seeds = plan.protocol.seeds if row.seeds is None else row.seeds
     records = [record for cell in cells if (record := cell.segmented) is not None]
     costs = {}
@@ -92,7 +92,7 @@ def _own(plan: Bench, cells: Sequence[Cell]) -> tuple[RowNumbers, Line]:
 
 def _repeat(plan: Bench, cell: Cell) -> Repeat:
     setups = plan.protocol.setups
-    return Repeat(cell.fold.fold, {setup: cell.evaluations / cell.row.tags_of(setup) for setup in setups})
+    return Repeat(cell.at.fold, {setup: cell.evaluations / cell.row.tags_of(setup) for setup in setups})
 
 
 def _facts(plan: Bench, repeats: Sequence[Repeat], folds: int) -> tuple[str, str]:

@@ -4,12 +4,37 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from typing import NamedTuple
 
 from tagmask.errors import ConfigError, did_you_mean
 
-__all__ = ["PLACES", "braces", "fill", "known"]
+__all__ = ["PLACES", "Place", "braces", "fill", "known"]
 
-PLACES = ("data", "fold", "draw")
+
+class Place(NamedTuple):
+    """A part of a data set: a set without folds has one called "", and what is the same in all draws has draw "".
+
+    Examples
+    --------
+    >>> str(Place("toy", draw="0")), Place("toy", "b").fill("runs/{data}-{fold}")
+    ('toy, draw 0', 'runs/toy-b')
+    """
+
+    data: str
+    fold: str = ""
+    draw: str = ""
+
+    def __str__(self) -> str:
+        """Name it for messages."""
+        fold, draw = f", fold {self.fold}" if self.fold else "", f", draw {self.draw}" if self.draw else ""
+        return self.data + fold + draw
+
+    def fill(self, text: str) -> str:
+        """Put set, fold and draw in the places of their names in braces."""
+        return fill(text, self._asdict())
+
+
+PLACES = Place._fields
 """What may stand in braces in the paths of a row, and in what its training overrides."""
 _BRACES = re.compile(r"\{([A-Za-z_]\w*)\}")
 

@@ -8,7 +8,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from tagmask.benchmarking.names import PLACES, braces, fill, known
+from tagmask.benchmarking.names import PLACES, Place, braces, fill, known
 from tagmask.benchmarking.protocol import Setup
 from tagmask.errors import ConfigError
 from tagmask.methods import METHODS
@@ -136,17 +136,9 @@ class RowPlan:
         texts = (self._run(data), self.tuned, self.experiment or "", *self.train)
         return any("draw" in braces(text) for text in texts)
 
-    def path(self, text: str, data: str, fold: str, draw: str = "") -> Path:
-        """Put a data set, a fold and a draw into a path."""
-        return Path(self.filled(text, data, fold, draw))
-
-    def folder(self, data: str, fold: str, draw: str = "") -> Path:
+    def folder(self, at: Place) -> Path:
         """Give the run's folder."""
-        return self.path(self._run(data), data, fold, draw)
-
-    def filled(self, text: str, data: str, fold: str, draw: str) -> str:
-        """Put a data set, a fold and a draw into a text."""
-        return fill(text, dict(zip(PLACES, (data, fold, draw), strict=True)))
+        return Path(at.fill(self._run(at.data)))
 
     def _run(self, data: str) -> str:
         return self.run[data] if isinstance(self.run, dict) else self.run

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tagmask.benchmarking.bench import Taught
+from tagmask.benchmarking.names import Place
 from tagmask.benchmarking.rows import RowPlan
 from tagmask.config import build, read_toml
 from tagmask.data.prepared import Prepared
@@ -87,8 +88,8 @@ class Training:
         return bool(steps_learnt(self.run, name, begun.experiment) == getattr(experiment.train, name).steps)
 
 
-def training_of(row: RowPlan, data: str, fold: str, draw: str) -> Training | None:
-    """Give what a row's run is trained from; None for a row without an experiment.
+def training_of(row: RowPlan, at: Place) -> Training | None:
+    """Give what a row's run is trained from at a place; None for a row without an experiment.
 
     Raises
     ------
@@ -97,15 +98,15 @@ def training_of(row: RowPlan, data: str, fold: str, draw: str) -> Training | Non
     """
     if row.experiment is None:
         return None
-    path = row.path(row.experiment, data, fold, draw)
-    overrides = tuple(row.filled(text, data, fold, draw) for text in row.train)
+    path = Path(at.fill(row.experiment))
+    overrides = tuple(at.fill(text) for text in row.train)
     networks = row.networks
     if networks is None:
         table = overridden(read_toml(path), [*overrides, *row.set])
         asked = build(Experiment, table, where=path).settings_table(row.method)
         networks = METHODS[row.method].needs_of(settings_of(row.method, asked))
     in_order = tuple(name for name in NETWORKS if name in networks)
-    return Training(path, overrides, row.folder(data, fold, draw), in_order)
+    return Training(path, overrides, row.folder(at), in_order)
 
 
 def training_of_taught(taught: Taught) -> Training:

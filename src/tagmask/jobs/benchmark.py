@@ -213,10 +213,10 @@ def _plan(plan: Bench, wanted: set[str], folds: Folds, home: Path, failed: dict[
                 continue
             seeds = plan.protocol.seeds if row.seeds is None else row.seeds
             try:
-                training = None if row.name in wanted else training_of(row, *at)
+                training = None if row.name in wanted else training_of(row, at)
                 if training is not None and training.lacking(training.load()):
                     continue
-                yield from [plan_cell(plan, row, folds[at], seed, home, at[2]) for seed in seeds]
+                yield from [plan_cell(plan, row, folds[at], at, seed, home) for seed in seeds]
             except (TagmaskError, OSError) as error:
                 if row.name in wanted:
                     _fail(failed, title, error)

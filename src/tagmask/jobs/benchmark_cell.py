@@ -6,6 +6,7 @@ import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from tagmask.benchmarking.cells import Cell
@@ -15,12 +16,13 @@ from tagmask.jobs.evaluate import evaluate
 from tagmask.jobs.segment import SegmentResult, segment
 from tagmask.scoring.results import open_results
 from tagmask.segmenting.prediction_cache import PredictionCache, Variant
+from tagmask.types import Batch, Prediction
 
 __all__ = ["CellMaker"]
 
 
 class CellMaker:
-    """Makes cells one after the other. Those that differ in their masks alone share what the networks said.
+    """Makes cells one after the other. Those whose walk through the networks is one (`Cell.walk`) share it.
 
     Parameters
     ----------
@@ -32,7 +34,11 @@ class CellMaker:
 
     def __init__(self, cells: Sequence[Cell], device: str, batch: int | None) -> None:
         self._device, self._batch = device, batch
-        self._waiting = Counter(cell.walk for cell in cells if cell.segmented is None)
+        self._waiting, self._variants = Counter[str](), dict[str, list[Any]]()
+        for cell in (cell for cell in cells if cell.segmented is None):
+            self._waiting[cell.walk] += 1
+            if cell.settings not in (variants := self._variants.setdefault(cell.walk, [])):
+                variants.append(cell.settings)
         self._caches = dict[str, PredictionCache]()
         self._peaks = dict[str, dict[str, Any]]()
 
@@ -51,9 +57,9 @@ class CellMaker:
         if (len(cell.modes) > 1 or self._waiting[cell.walk]) and cell.walk not in self._caches:
             self._caches[cell.walk] = PredictionCache(_nothing, cell.home)
         if (cache := self._caches.get(cell.walk)) is not None:
-            method = run.method(cell.row.method, device=self._device)
-            cache.predict, began = lambda b, s: [method.predict(b, s)], cache.spared
-            using = Variant(cache, 0, getattr(method, "settings", None))
+            method, variants = run.method(cell.row.method, device=self._device), self._variants[cell.walk]
+            cache.predict, began = partial(_predict, method, variants), cache.spared
+            using = Variant(cache, variants.index(cell.settings), cell.settings)
         try:
             for mode in cell.modes:
                 took.append(
@@ -131,6 +137,11 @@ def _refuse_failures(failed: Mapping[str, str], what: str) -> None:
     if failed:
         name, problem = next(iter(failed.items()))
         raise InputError(f"{len(failed)} cases could not be {what}; the first: {name}: {problem}")
+
+
+def _predict(method: Any, variants: Sequence[Any], batch: Batch, seed: int) -> Sequence[Prediction]:
+    """Give what the method says under each of these settings."""
+    return [method.predict(batch, seed)] if len(variants) == 1 else method.predict_all(batch, seed, variants)
 
 
 def _nothing(*_: object) -> Sequence[Any]:

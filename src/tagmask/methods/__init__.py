@@ -12,7 +12,7 @@ from tagmask.config import build
 from tagmask.diffusion.schedule import NoiseSchedule
 from tagmask.errors import ConfigError
 from tagmask.methods.anoddpm import AnoDDPM, AnoDDPMSettings
-from tagmask.methods.anofpdm import AnoFPDM, AnoFPDMSettings
+from tagmask.methods.anofpdm import READ_OFF, AnoFPDM, AnoFPDMSettings
 from tagmask.methods.anofpdm_choice import choose as choose_anofpdm
 from tagmask.methods.cam import CAM, CAMSettings, Kind
 from tagmask.methods.cdm import CDM, CDMSettings
@@ -78,6 +78,9 @@ class Recipe:
     asks
         settings -> what its denoiser must have learnt, each as `Learnt.check` takes it: one entry, or one for each
         method that is combined.
+    read_off
+        Settings that change what is read off a walk through the networks, and not the walk. The method has
+        `predict_all(batch, seed, [settings, ...])` for several that differ in them alone.
     """
 
     settings: type
@@ -86,6 +89,7 @@ class Recipe:
     make: Callable[[Any, Any], Method]
     choose: Callable[[Any, Iterable[Batch], int], Choice] | None = None
     asks: Callable[[Any], tuple[Mapping[str, Any], ...]] = lambda _: ()
+    read_off: frozenset[str] = frozenset()
 
     def needs_of(self, settings: Any) -> tuple[str, ...]:
         """Networks that it cannot do without under these settings."""
@@ -144,6 +148,7 @@ METHODS: Mapping[str, Recipe] = {
         lambda n, s: AnoFPDM(n.denoiser, n.schedule, s),
         choose=choose_anofpdm,
         asks=lambda _: ({"conditional": True, "null": True},),
+        read_off=READ_OFF,
     ),
     "cg_diff": Recipe(
         CGDiffSettings,

@@ -29,7 +29,10 @@ from tagmask.methods.anofpdm_settings import AnoFPDMSettings
 from tagmask.networks.denoiser import Denoiser
 from tagmask.types import Batch, Prediction
 
-__all__ = ["AnoFPDM", "AnoFPDMSettings"]
+__all__ = ["READ_OFF", "AnoFPDM", "AnoFPDMSettings"]
+
+READ_OFF = frozenset({"guidance", "map", "healthy_threshold", "m_max"})
+"""Settings that change what is read off a walk through the network, and not the walk."""
 
 HEALTHY = 0
 SLICES_AT_ONCE = 16  # that the stochastic encoding sends through the network unless told otherwise
@@ -83,6 +86,20 @@ class AnoFPDM:
         """
         (passage,) = self.sweep(batch, seed)
         return self.conclude(passage, batch)
+
+    @torch.no_grad()
+    def predict_all(
+        self, batch: Batch, seed: int, settings: Sequence[AnoFPDMSettings]
+    ) -> tuple[Prediction, ...]:
+        """Give what `predict` says under each of these settings, from one walk: they differ in `READ_OFF` alone."""
+        if self.settings.end_ratio != 1:  # each walks twice, to an end of its own
+            return tuple(replace(self, settings=s).predict(batch, seed) for s in settings)
+        x0 = self._modalities(batch.image)
+        passages = self._gather(
+            batch, seed, [s.guidance for s in settings], [Gatherer(s, x0) for s in settings]
+        )
+        read = zip(settings, passages, strict=True)
+        return tuple(replace(self, settings=s).conclude(passage, batch) for s, passage in read)
 
     def conclude(self, passage: Passage, batch: Batch) -> Prediction:
         """Give the prediction that follows from a passage of `sweep` through this batch."""
