@@ -76,6 +76,7 @@ def write_run(
     channels: int = 1,
     slices: SliceSettings = SLICES,
     prepared: Path = Path("nowhere"),
+    seed: int = 4,
 ) -> Path:
     """Write a run with `cdm` (its default) and `cg_cdm`, noise level 300, 2 stages, tau 0; give the folder.
 
@@ -101,6 +102,6 @@ def write_run(
     if any("feature_channels" in SHAPES[name] for name in networks):
         weights.save(backbone, network("denoiser", channels=channels, size=slices.size, seed=5), {"step": 1})
     for name in networks:
-        made = network(name, channels=channels, size=slices.size, backbone=backbone)
+        made = network(name, channels=channels, size=slices.size, seed=seed, backbone=backbone)
         weights.save(folder / "weights" / f"{name}.safetensors", made, {"step": 1})
     return folder

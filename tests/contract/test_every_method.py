@@ -100,6 +100,14 @@ def test_what_is_said_of_whole_slices_fits_the_batch(name: str, runs: Callable[[
     assert found.present is None or found.score is not None  # a decision comes with what it was made by
 
 
+def test_what_is_read_off_a_walk_is_a_setting_and_the_method_can_read_it(
+    name: str, runs: Callable[[int], Run]
+) -> None:
+    recipe = METHODS[name]
+    assert recipe.read_off <= {field.name for field in fields(recipe.settings)}
+    assert not recipe.read_off or hasattr(runs(1).method(name), "predict_all")
+
+
 def test_the_same_seed_gives_the_same_bits(name: str, runs: Callable[[int], Run]) -> None:
     batch = batch_of(name)
     first = runs(1).method(name).predict(batch, 3).score_map

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import shutil
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,6 @@ from tagmask.jobs.benchmark import BenchmarkResult, benchmark
 from tagmask.jobs.evaluate import combine
 from tagmask.jobs.segment import segment
 from tagmask.scoring.panels import read_panels, write_panels
-from tagmask.types import Batch, Prediction
 from tests.benchmarking import toybench
 from tests.benchmarking.toybench import PROTOCOL, data, row, write
 
@@ -106,10 +104,13 @@ def test_examples_side_by_side(world: Path, caplog: pytest.LogCaptureFixture) ->
     assert drawing.index("<!-- Clear") < drawing.index("<!-- Hazy") and "<!-- truth -->" in drawing
     evaluations = sorted(world.parent.glob("out/cells/Hazy-*/evaluation-*/none/panels.npz"))
     assert len(evaluations) == 2  # one a seed; the first is shown
-    for file in evaluations:
-        write_panels(file, [p for p in read_panels(file) if p.choice.kind != "shared"])
-    assert again(world).figures and "Hazy is not among the examples" in caplog.text
-    assert "<!-- Hazy" not in (world.parent / "out" / "fig2-toy.svg").read_text(encoding="utf-8")
+    first = next(file for file in evaluations if "seed0" in str(file))
+    write_panels(first, [p for p in read_panels(first) if p.choice.kind != "shared"])
+    for _ in range(2):
+        assert again(world).figures and f"{first.parents[1]} holds no shared slices" in caplog.text
+        assert "<!-- Hazy" not in (world.parent / "out" / "fig2-toy.svg").read_text(encoding="utf-8")
+        caplog.clear()
+        first.unlink(missing_ok=True)  # no pictures at all are no reason to fail either
     write(world, world.read_text().replace('"Clear", "Hazy"', '"Cloar"'))
     with pytest.raises(ConfigError, match=r"\[\[examples\]\] fig2: unknown row 'Cloar'. Did you mean Clear"):
         again(world)
@@ -370,43 +371,6 @@ def test_one_walk_serves_masks_with_and_without_a_gate(
         (path,) = tmp_path.glob(f"out/cells/*/evaluation-*/{mode}/summary.json")
         expected = json.loads(path.read_text())["rows"][0][setup]["image"]["dice"]["value"]
         assert numbers[setup, "dice"] == pytest.approx(expected, abs=1e-6)
-
-
-def test_rows_that_differ_in_their_masks_alone_share_a_walk(
-    made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked, run, cohort = toybench.hazy(monkeypatch), made[0] / "run", made[0] / "cohort"
-    slow = toybench.Hazy.predict
-
-    def predict(self: toybench.Hazy, batch: Batch, seed: int = 0) -> Prediction:
-        time.sleep(0.2 * len(batch))
-        return slow(self, batch, seed)
-
-    monkeypatch.setattr(toybench.Hazy, "predict", predict)
-    rows = [
-        row("Otsu", run, 'tags = "none"'),
-        row("Between", run, 'tags = "none"', 'set = ["methods.cdm.noise_level=500"]'),
-        row("Half", run, 'tags = "none"', 'set = ["mask.rule=peak", "mask.value=0.5"]'),
-        row("Told", run, 'set = ["mask.rule=peak", "mask.value=0.5"]'),
-    ]
-    file = write(tmp_path / "bench.toml", PROTOCOL, data(cohort), *rows)
-    result = benchmark(file, out=tmp_path / "out", device="cpu")
-    assert len(result.done) == 8 and result.failed == {}
-    slices = len({name for name, _ in asked})
-    assert len(asked) == len(set(asked)) + 2 * slices == 4 * slices, "once a seed for Otsu, once for Between"
-    cells = tmp_path / "out" / "cells"
-    assert all(path.is_dir() for path in cells.iterdir()), "nothing of what was kept is left"
-    for cell in cells.iterdir():  # each row says what it would have taken by itself
-        seconds = json.loads((cell / "segmented.json").read_text())["seconds"]
-        told = 0.5 if cell.name.startswith("Told") else 1.0
-        assert 0.2 * slices * told <= seconds < 0.2 * slices + 5
-    alone = write(tmp_path / "alone.toml", PROTOCOL, data(cohort), rows[2])
-    benchmark(alone, out=tmp_path / "alone", device="cpu")
-    for one in (tmp_path / "alone" / "cells").iterdir():
-        for mask in sorted((one / "none" / "masks").iterdir()):
-            assert (
-                read_mask(mask).array == read_mask(cells / one.name / "none/masks" / mask.name).array
-            ).all()
 
 
 def test_trivial_rows_that_some_rows_alone_have_are_shown(

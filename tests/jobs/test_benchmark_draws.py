@@ -57,8 +57,8 @@ def dice_of(rows: int) -> float:
 def made(tmp_path_factory: pytest.TempPathFactory, masked: Path) -> tuple[Path, BenchmarkResult]:
     folder = tmp_path_factory.mktemp("draws")
     cohort = toybench.cohort(folder / "cohort")
-    for name in ("run-0", "run-1", "once"):
-        write_run(folder / name, "mask.rule=fixed", "mask.value=0.5")
+    for seed, name in enumerate(("run-0", "run-1", "once")):  # three trainings, so three walks
+        write_run(folder / name, "mask.rule=fixed", "mask.value=0.5", seed=seed)
     for draw, share in (("0", 1.0), ("1", 0.5)):
         shutil.copytree(masked, folder / f"prepared-{draw}")
         masks = np.load(folder / f"prepared-{draw}" / "masks.npy")

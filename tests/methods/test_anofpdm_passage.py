@@ -10,8 +10,9 @@ from torch import Tensor
 
 from tagmask.diffusion.noise import gaussian
 from tagmask.errors import ConfigError
-from tagmask.methods.anofpdm import READ_OFF, AnoFPDM, AnoFPDMSettings
+from tagmask.methods.anofpdm import AnoFPDM, AnoFPDMSettings
 from tagmask.methods.anofpdm_passage import Gatherer, Step
+from tagmask.methods.anofpdm_settings import READ_OFF
 from tagmask.types import Batch
 from tests.anofpdm_worlds import Bent, TwoTags, method, oracle, passage, study, two_tags
 
@@ -157,10 +158,9 @@ def test_what_is_read_off_one_walk_is_what_each_would_say_alone(encoding: str, r
         for name in ("score_map", "threshold", "score", "present"):
             a, b = getattr(found, name), getattr(alone, name)
             assert (a is b is None) or torch.equal(a, b), name
-    if ratio == 1:
-        world = oracle(20.0, count=2)[0]
-        method(world, forward_steps=8).predict_all(oracle(20.0, count=2)[1], 0, settings[:2])
-        assert len(world.calls) == 8, "one walk"
+    counted, slices = oracle(20.0, count=2)
+    method(counted, forward_steps=8, end_ratio=ratio).predict_all(slices, 0, settings[:3])
+    assert len(counted.calls) == (8 if ratio == 1 else 16), "one walk, or one more where t_e has to be known"
 
 
 def test_steps_encoded_together_are_as_one_by_one() -> None:

@@ -40,7 +40,7 @@ from tagmask.scoring.protocol import VERSION
 from tagmask.segmenting import VERSION as MASKS_VERSION
 from tagmask.segmenting.presence import Tags
 
-__all__ = ["Cell", "first_evaluations", "plan_cell"]
+__all__ = ["Cell", "plan_cell"]
 
 
 @dataclass(frozen=True)
@@ -135,14 +135,6 @@ class Cell:
             "seed": self.seed,
         }
         write_json(self.evaluations / "evaluated.json", content)
-
-
-def first_evaluations(finished: Sequence[Cell]) -> dict[str, dict[str, Path]]:
-    """Give data set -> row -> evaluation of its first cell: first fold, draw, seed and setup."""
-    found = dict[str, dict[str, Path]]()
-    for cell in finished:
-        found.setdefault(cell.at.data, {}).setdefault(cell.row.name, cell.evaluations / cell.modes[0])
-    return found
 
 
 def _slug(text: str) -> str:

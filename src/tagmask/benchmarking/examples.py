@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import fill
 
 import numpy as np
 
@@ -14,13 +15,15 @@ from tagmask.benchmarking.names import known
 from tagmask.benchmarking.rows import RowPlan
 from tagmask.drawing import tiles
 from tagmask.drawing.charts import panel
-from tagmask.errors import ConfigError
+from tagmask.errors import ConfigError, InputError
 from tagmask.io import write_bytes
 from tagmask.scoring.panels import Panel, read_panels, shared_by_all
 
 __all__ = ["ExamplesPlan", "draw_examples"]
 
 log = logging.getLogger(__name__)
+
+_WIDE = 24  # letters of a title in a column
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,8 @@ class ExamplesPlan:
     name
         Of its files: NAME-DATA.png and .svg.
     rows
-        Names of rows, left to right; by default all. Each shows its first seed and draw, on the first fold.
+        Names of rows, left to right; by default all. Each shows its first seed and draw, on the first fold that
+        most of them have, as positive slices are scored.
     """
 
     name: str = "examples"
@@ -78,17 +82,30 @@ def draw_examples(
     for data, folders in evaluations.items():
         kept = dict[str, list[Panel]]()
         for name in (name for name in plan.rows or folders if name in folders):
-            panels = read_panels(folders[name] / "panels.npz")
-            if any(p.choice.kind == "shared" for p in panels):
+            if panels := _shared(folders[name]):
                 kept[name] = panels
             else:
-                log.warning("%s is not among the examples: it was evaluated before there were any.", name)
-        lines = [line for panels in shared_by_all(list(kept.values())) for line in _lines(list(kept), panels)]
+                log.warning(
+                    "%s is not among the %s: %s holds no shared slices. To have it evaluated again, delete the folder.",
+                    *(name, plan.name, folders[name].parent),
+                )
+        slices = shared_by_all(list(kept.values()))
+        if kept and not slices:
+            log.warning("there are no %s of %s: its rows have no slice in common.", plan.name, data)
+        lines = [line for panels in slices for line in _lines(list(kept), panels)]
         stem = f"{plan.name}-{re.sub(r'[^A-Za-z0-9.]+', '-', data)}"
         for suffix, content in panel(lines).items() if lines else ():
             files.append(out / f"{stem}.{suffix}")
             write_bytes(files[-1], content)
     return tuple(files)
+
+
+def _shared(evaluation: Path) -> list[Panel]:
+    """Read the shared slices of an evaluation; none where it has none, or they cannot be read."""
+    try:
+        return [p for p in read_panels(evaluation / "panels.npz") if p.choice.kind == "shared"]
+    except InputError:
+        return []
 
 
 def _lines(names: Sequence[str], panels: Sequence[Panel]) -> list[tuple[str, list[tuple[str, np.ndarray]]]]:
@@ -98,7 +115,8 @@ def _lines(names: Sequence[str], panels: Sequence[Panel]) -> list[tuple[str, lis
     masks, maps = [("image", tiles.overlay(image))], [("truth", tiles.overlay(image, truth=first.truth))]
     for name, one in zip(names, panels, strict=True):
         dice = "" if one.choice.dice is None else f"\nDice {one.choice.dice:.2f}"
-        masks.append((f"{name}{dice}", tiles.overlay(image, mask=one.mask, truth=one.truth)))
+        title = fill(name, _WIDE, break_long_words=False, break_on_hyphens=False)
+        masks.append((f"{title}{dice}", tiles.overlay(image, mask=one.mask, truth=one.truth)))
         limits = one.score_limits()
         empty = np.full((*one.truth.shape, 3), 255, np.uint8)
         shown = empty if one.score is None or limits is None else tiles.coloured(one.score, limits)

@@ -6,6 +6,7 @@ import gc
 import resource
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -39,10 +40,10 @@ class PeakMemory:
         if self.cuda:
             torch.cuda.reset_peak_memory_stats(device)
 
-    def record(self) -> dict[str, object]:
+    def record(self) -> dict[str, Any]:
         """Give bytes, of the GPU too where one was used, and how they were measured."""
         how = "during the cell (VmHWM)" if self.since_here else "since it began (ru_maxrss)"
-        found: dict[str, object] = {
+        found: dict[str, Any] = {
             "peak_memory_bytes": self._resident(),
             "memory_measured": f"largest resident memory of the process {how}",
         }

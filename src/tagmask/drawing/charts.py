@@ -159,7 +159,8 @@ def panel(rows: Sequence[tuple[str, Sequence[tuple[str, np.ndarray]]]]) -> dict[
         Name to the (name, (H, W) float or (H, W, 3) uint8) of its maps, as many in each row.
     """
     wide = len(rows[0][1])
-    size = (1.5 * wide + 0.4, 1.7 * len(rows) + 0.2)
+    deepest = [max(1 + title.count("\n") for title, _ in tiles) for _, tiles in rows]
+    size = (1.5 * wide + 0.4, 1.55 * len(rows) + 0.13 * sum(deepest) + 0.2)
     figure = blank(*size)
     grid = figure.subplots(len(rows), wide, squeeze=False)
     for axes, (name, tiles) in zip(grid, rows, strict=True):

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from tagmask.benchmarking.bench import Bench, load_bench
-from tagmask.benchmarking.cells import Cell, first_evaluations, plan_cell
+from tagmask.benchmarking.cells import Cell, plan_cell
 from tagmask.benchmarking.dependencies import asked, title_at, title_of
 from tagmask.benchmarking.examples import draw_examples
 from tagmask.benchmarking.figures import draw_figure
@@ -133,7 +133,7 @@ def benchmark(
             trained = _train(plan, wanted, folds, failed, training)
         cells = list(_plan(plan, wanted, folds, out / "cells", failed))
         maker = CellMaker([cell for cell in cells if cell.row.name in wanted], device, batch)
-        for count, cell in enumerate(cells, 1):
+        for count, cell in enumerate(maker.ordered(cells), 1):
             if cell.evaluated and cell.segmented:
                 skipped.append(cell.title)
             elif cell.row.name in wanted:
@@ -156,10 +156,19 @@ def benchmark(
     }
     text = write_tables(out, tables, plan.protocol, record)
     figures = [file for figure in plan.figures for one in tables for file in draw_figure(figure, one, out)]
-    figures += [
-        file for one in plan.examples for file in draw_examples(one, first_evaluations(finished), out)
-    ]
+    shown = _shown(finished)
+    figures += [file for examples in plan.examples for file in draw_examples(examples, shown, out)]
     return BenchmarkResult(out, text, tuple(done), tuple(skipped), failed, tuple(trained), tuple(figures))
+
+
+def _shown(finished: Sequence[Cell]) -> dict[str, dict[str, Path]]:
+    """Give data set -> row -> evaluation of its first cell on the fold that most rows have, as positives are scored."""
+    found = dict[str, dict[str, dict[str, Path]]]()
+    for cell in finished:
+        positives = cell.row.tags_of("positives")
+        folder = cell.evaluations / (positives if positives in cell.modes else cell.modes[0])
+        found.setdefault(cell.at.data, {}).setdefault(cell.at.fold, {}).setdefault(cell.row.name, folder)
+    return {data: max(folds.values(), key=len) for data, folds in found.items()}
 
 
 def _fail(failed: dict[str, str], title: str, error: Exception) -> None:

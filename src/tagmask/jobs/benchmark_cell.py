@@ -2,23 +2,43 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
-from collections import Counter
+import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
 from tagmask.benchmarking.cells import Cell
 from tagmask.benchmarking.memory import PeakMemory
-from tagmask.errors import InputError
+from tagmask.errors import InputError, TagmaskError
 from tagmask.jobs.evaluate import evaluate
-from tagmask.jobs.segment import SegmentResult, segment
+from tagmask.jobs.segment import segment
 from tagmask.scoring.results import open_results
 from tagmask.segmenting.prediction_cache import PredictionCache, Variant
 from tagmask.types import Batch, Prediction
 
 __all__ = ["CellMaker"]
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class _Walk:
+    """A walk through the networks, and the cells that still wait for what it says under each of these settings."""
+
+    waiting: list[Cell] = field(default_factory=list)
+    settings: list[Any] = field(default_factory=list)
+    together: bool = True
+    cache: PredictionCache | None = None
+    peak: dict[str, Any] = field(default_factory=dict)
+
+    def forget(self) -> None:
+        """Let go of the predictions."""
+        if self.cache is not None:
+            self.cache.close()
+        self.cache = None
 
 
 class CellMaker:
@@ -27,80 +47,95 @@ class CellMaker:
     Parameters
     ----------
     cells
-        All that may be made, in order. Predictions are kept on disk until the last cell that needs them is made.
+        All that may be made. Predictions are kept on disk until the last cell that needs them is made.
     device, batch
         As of `segment`.
     """
 
     def __init__(self, cells: Sequence[Cell], device: str, batch: int | None) -> None:
-        self._device, self._batch = device, batch
-        self._waiting, self._variants = Counter[str](), dict[str, list[Any]]()
+        self._device, self._batch, self._walks = device, batch, dict[str, _Walk]()
         for cell in (cell for cell in cells if cell.segmented is None):
-            self._waiting[cell.walk] += 1
-            if cell.settings not in (variants := self._variants.setdefault(cell.walk, [])):
-                variants.append(cell.settings)
-        self._caches = dict[str, PredictionCache]()
-        self._peaks = dict[str, dict[str, Any]]()
+            walk = self._walks.setdefault(cell.walk, _Walk())
+            walk.waiting.append(cell)
+            if cell.settings not in walk.settings:
+                walk.settings.append(cell.settings)
+
+    def ordered(self, cells: Sequence[Cell]) -> list[Cell]:
+        """Put cells of one walk one after the other, so that no more than one is kept at a time."""
+        first = dict[str, int]()
+        for place, cell in enumerate(cells):
+            first.setdefault(cell.walk, place)
+        return sorted(cells, key=lambda cell: first[cell.walk])
 
     def make(self, cell: Cell) -> None:
         """Segment, unless that is finished, and evaluate. What an interrupted call left is removed first."""
-        if cell.segmented is None:
-            shutil.rmtree(cell.folder, ignore_errors=True)
-            cell.close_segmentation(self._segment(cell))
+        walk = self._walks.get(cell.walk, _Walk())
+        walk.waiting = [other for other in walk.waiting if other is not cell]
+        try:
+            if cell.segmented is None:
+                cell.close_segmentation(self._segment_together(cell, walk))
+        finally:
+            if not (walk.waiting and walk.together):
+                walk.forget()
         _evaluate(cell)
 
-    def _segment(self, cell: Cell) -> dict[str, object]:
-        """Segment once for each source of tags, and say what it would have taken by itself."""
-        run = replace(cell.run)  # its networks go with it when the cell is finished
-        self._waiting[cell.walk] -= 1
-        peak, took, using, began = PeakMemory(self._device), list[SegmentResult](), None, 0.0
-        if (len(cell.modes) > 1 or self._waiting[cell.walk]) and cell.walk not in self._caches:
-            self._caches[cell.walk] = PredictionCache(_nothing, cell.home)
-        if (cache := self._caches.get(cell.walk)) is not None:
-            method, variants = run.method(cell.row.method, device=self._device), self._variants[cell.walk]
-            cache.predict, began = partial(_predict, method, variants), cache.spared
-            using = Variant(cache, variants.index(cell.settings), cell.settings)
+    def _segment_together(self, cell: Cell, walk: _Walk) -> dict[str, Any]:
+        """Segment with the others of its walk; by itself once that failed, since the fault may be another's."""
+        settings = walk.settings if walk.together else [cell.settings]
+        if walk.cache is None and (len(cell.modes) > 1 or (walk.waiting and walk.together)):
+            walk.cache = PredictionCache(_nothing, cell.home)
         try:
+            return self._segment(cell, walk, settings)
+        except TagmaskError as error:
+            if len(settings) == 1:
+                raise
+            log.info(
+                "the rows of %s's walk are made one by one, since together they failed: %s", cell.title, error
+            )
+            walk.together = False
+            walk.forget()
+            return self._segment_together(cell, walk)
+
+    def _segment(self, cell: Cell, walk: _Walk, settings: Sequence[Any]) -> dict[str, Any]:
+        """Segment once for each source of tags, and say what it would have taken without the others of its walk."""
+        shutil.rmtree(cell.folder, ignore_errors=True)
+        run = replace(cell.run)  # its networks go with it when the cell is finished
+        peak, seconds, slices, using = PeakMemory(self._device), 0.0, 0, None
+        try:
+            if walk.cache is not None:
+                began = time.perf_counter()
+                method = run.method(cell.row.method, device=self._device)
+                walk.cache.start(partial(_predict, method, settings))
+                using = Variant(walk.cache, settings.index(cell.settings), cell.settings)
+                seconds = time.perf_counter() - began
             for mode in cell.modes:
-                took.append(
-                    segment(
-                        run,
-                        [cell.fold.inputs],
-                        out=cell.folder / mode,
-                        method=cell.row.method,
-                        using=using,
-                        seed=cell.seed,
-                        tags=mode,
-                        device=self._device,
-                        batch=self._batch,
-                    )
+                found = segment(
+                    run,
+                    [cell.fold.inputs],
+                    out=cell.folder / mode,
+                    method=cell.row.method,
+                    using=using,
+                    seed=cell.seed,
+                    tags=mode,
+                    device=self._device,
+                    batch=self._batch,
                 )
-                _refuse_failures(took[-1].failed, "segmented")
+                _refuse_failures(found.failed, "segmented")
                 if mode == cell.modes[0]:  # later modes only repeat what the first has computed
-                    spared = 0.0 if cache is None else cache.spared - began
+                    seconds += found.seconds + (0.0 if walk.cache is None else walk.cache.spared)
+                    slices = found.slices
         finally:
-            self._let_go(cell.walk)
-        seconds, slices = took[0].seconds + spared, took[0].slices
+            if walk.cache is not None:
+                walk.cache.predict = _nothing  # the networks may go
+            record = peak.record()
+            for key in (key for key in walk.peak if key.endswith("_bytes")):
+                record[key] = max(record[key], walk.peak[key])
+            walk.peak = record
         return {
             **{"seconds": seconds, "slices": slices, "seconds_per_image": seconds / max(slices, 1)},
             **{"device": self._device, "parameters": run.networks.size(run.needs(cell.row.method))},
-            **self._memory(cell.walk, peak),
+            **record,
         }
-
-    def _let_go(self, walk: str) -> None:
-        """Forget the networks, and the predictions too unless another cell waits for them."""
-        if (cache := self._caches.get(walk)) is not None:
-            cache.predict = _nothing
-            if not self._waiting[walk]:
-                self._caches.pop(walk).close()
-
-    def _memory(self, walk: str, peak: PeakMemory) -> dict[str, Any]:
-        """Give the largest memory of this cell, or of an earlier one of its walk."""
-        record, before = peak.record(), self._peaks.get(walk, {})
-        for key in (key for key in before if key.endswith("_bytes")):
-            record[key] = max(record[key], before[key])
-        self._peaks[walk] = record
-        return record
 
 
 def _evaluate(cell: Cell) -> None:
@@ -139,9 +174,9 @@ def _refuse_failures(failed: Mapping[str, str], what: str) -> None:
         raise InputError(f"{len(failed)} cases could not be {what}; the first: {name}: {problem}")
 
 
-def _predict(method: Any, variants: Sequence[Any], batch: Batch, seed: int) -> Sequence[Prediction]:
+def _predict(method: Any, settings: Sequence[Any], batch: Batch, seed: int) -> Sequence[Prediction]:
     """Give what the method says under each of these settings."""
-    return [method.predict(batch, seed)] if len(variants) == 1 else method.predict_all(batch, seed, variants)
+    return [method.predict(batch, seed)] if len(settings) == 1 else method.predict_all(batch, seed, settings)
 
 
 def _nothing(*_: object) -> Sequence[Any]:

@@ -12,8 +12,9 @@ from tagmask.config import build
 from tagmask.diffusion.schedule import NoiseSchedule
 from tagmask.errors import ConfigError
 from tagmask.methods.anoddpm import AnoDDPM, AnoDDPMSettings
-from tagmask.methods.anofpdm import READ_OFF, AnoFPDM, AnoFPDMSettings
+from tagmask.methods.anofpdm import AnoFPDM, AnoFPDMSettings
 from tagmask.methods.anofpdm_choice import choose as choose_anofpdm
+from tagmask.methods.anofpdm_settings import READ_OFF
 from tagmask.methods.cam import CAM, CAMSettings, Kind
 from tagmask.methods.cdm import CDM, CDMSettings
 from tagmask.methods.cg_diff import CGDiff, CGDiffSettings

@@ -29,10 +29,7 @@ from tagmask.methods.anofpdm_settings import AnoFPDMSettings
 from tagmask.networks.denoiser import Denoiser
 from tagmask.types import Batch, Prediction
 
-__all__ = ["READ_OFF", "AnoFPDM", "AnoFPDMSettings"]
-
-READ_OFF = frozenset({"guidance", "map", "healthy_threshold", "m_max"})
-"""Settings that change what is read off a walk through the network, and not the walk."""
+__all__ = ["AnoFPDM", "AnoFPDMSettings"]
 
 HEALTHY = 0
 SLICES_AT_ONCE = 16  # that the stochastic encoding sends through the network unless told otherwise
@@ -84,22 +81,13 @@ class AnoFPDM:
         `threshold` is None while M_max is unknown, `present` while the healthy threshold is; `tagmask tune`
         chooses both. The map needs neither, and is not emptied where the slice looks healthy.
         """
-        (passage,) = self.sweep(batch, seed)
-        return self.conclude(passage, batch)
+        return self.conclude(self.sweep(batch, seed)[0], batch)
 
     @torch.no_grad()
-    def predict_all(
-        self, batch: Batch, seed: int, settings: Sequence[AnoFPDMSettings]
-    ) -> tuple[Prediction, ...]:
+    def predict_all(self, batch: Batch, seed: int, settings: Sequence[AnoFPDMSettings]) -> list[Prediction]:
         """Give what `predict` says under each of these settings, from one walk: they differ in `READ_OFF` alone."""
-        if self.settings.end_ratio != 1:  # each walks twice, to an end of its own
-            return tuple(replace(self, settings=s).predict(batch, seed) for s in settings)
-        x0 = self._modalities(batch.image)
-        passages = self._gather(
-            batch, seed, [s.guidance for s in settings], [Gatherer(s, x0) for s in settings]
-        )
-        read = zip(settings, passages, strict=True)
-        return tuple(replace(self, settings=s).conclude(passage, batch) for s, passage in read)
+        passages = self._passages(batch, seed, settings)
+        return [replace(self, settings=s).conclude(p, batch) for s, p in zip(settings, passages, strict=True)]
 
     def conclude(self, passage: Passage, batch: Batch) -> Prediction:
         """Give the prediction that follows from a passage of `sweep` through this batch."""
@@ -160,20 +148,24 @@ class AnoFPDM:
 
         The encoding is unguided, so all strengths read the same two noises a step: one more costs no evaluation
         of the network, and its passage is what it would be alone. The sum of the SAMs is kept whenever M exceeds
-        its largest value so far, so that memory does not grow with the number of steps. (With `end_ratio` other
-        than 1 the sum asked for may be past when t_e is known: the process is walked again.)
+        its largest value so far, so that memory does not grow with the number of steps.
 
         Parameters
         ----------
         weights
             Guidance strengths; the one of the settings by default.
         """
-        s, x0 = self.settings, self._modalities(batch.image)
-        weights = (s.guidance,) if weights is None else weights
-        passages = self._gather(batch, seed, weights, [Gatherer(s, x0) for _ in weights])
-        if s.end_ratio == 1:
+        weights = (self.settings.guidance,) if weights is None else weights
+        return self._passages(batch, seed, [replace(self.settings, guidance=w) for w in weights])
+
+    def _passages(self, batch: Batch, seed: int, settings: Sequence[AnoFPDMSettings]) -> tuple[Passage, ...]:
+        """Walk once, or twice where maps do not end at t_e, for settings that differ in `READ_OFF` alone."""
+        x0, weights = self._modalities(batch.image), [s.guidance for s in settings]
+        passages = self._gather(batch, seed, weights, [Gatherer(s, x0) for s in settings])
+        if self.settings.end_ratio == 1:
             return passages
-        known = [Gatherer(s, x0, self.last(passage.end, s.end_ratio)) for passage in passages]
+        ends = [self.last(p.end, s.end_ratio) for s, p in zip(settings, passages, strict=True)]
+        known = [Gatherer(s, x0, end) for s, end in zip(settings, ends, strict=True)]
         again = self._gather(batch, seed, weights, known)
         return tuple(replace(p, maps=q.maps) for p, q in zip(passages, again, strict=True))
 

@@ -10,7 +10,10 @@ from typing import Any, Literal
 
 from tagmask.errors import ConfigError
 
-__all__ = ["AnoFPDMSettings"]
+__all__ = ["READ_OFF", "AnoFPDMSettings"]
+
+READ_OFF = frozenset({"guidance", "map", "healthy_threshold", "m_max"})
+"""Settings that change what is read off a walk through the network, and not the walk."""
 
 
 @dataclass(frozen=True)

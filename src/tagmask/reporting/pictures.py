@@ -43,16 +43,27 @@ def gallery(evaluation: StoredEvaluation, most: int, room: int) -> Html:
 def side_by_side(names: Sequence[str], evaluations: Sequence[StoredEvaluation], room: int) -> Html:
     """Show the slices that all of these evaluations kept, mask above score map, in some `room` bytes.
 
-    Nothing where they kept none in common: other truths, or evaluations of before there were any.
+    Nothing where they kept none in common: other truths, say. Evaluations that kept none at all are named.
     """
-    rows = shared_by_all([evaluation.panels for evaluation in evaluations])
-    if not rows:
+    have = {
+        name: evaluation
+        for name, evaluation in zip(names, evaluations, strict=True)
+        if any(panel.choice.kind == "shared" for panel in evaluation.panels)
+    }
+    rows = shared_by_all([evaluation.panels for evaluation in have.values()])
+    if len(have) < 2 or not rows:
         return Html("")
+    without = [name for name in names if name not in have]
     pieces = [tag("h3", "The same slices by every method"), _legend()]
     note = "The truth alone chose them, one of each quarter of the target sizes. Each score map has its own scale."
+    if without:
+        note += (
+            f" Not here, since their evaluations kept none of these (evaluate again): {', '.join(without)}."
+        )
     pieces.append(tag("p", note, class_="quiet"))
+    names, first = list(have), next(iter(have.values()))
     for panels in rows:
-        where = _where(panels[0].choice, evaluations[0])
+        where = _where(panels[0].choice, first)
         figure = _row_of_methods(where, names, panels)
         while len(figure) > room // len(rows) and max(panels[0].truth.shape) > _SMALLEST:
             panels = [panel.halved() for panel in panels]

@@ -46,7 +46,7 @@ class PredictionCache:
     folder
         Where the maps are kept, in a file that is gone when the cache is. Memory holds a line for each slice.
     spared
-        Seconds that the predictions took which were recalled instead of computed again.
+        Seconds that predictions took which were recalled since `start`, and had been computed before it.
     """
 
     predict: Callable[[Batch, int], Sequence[Prediction]]
@@ -54,11 +54,16 @@ class PredictionCache:
     spared: float = 0.0
     _places: dict[tuple[str, int, int], _Place] = field(default_factory=dict, repr=False)
     _seconds: dict[tuple[str, int], float] = field(default_factory=dict, repr=False)
+    _charged: set[tuple[str, int]] = field(default_factory=set, repr=False)
     _file: IO[bytes] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         self._file = tempfile.TemporaryFile(dir=self.folder)  # noqa: SIM115 - closed by `close`
+
+    def start(self, predict: Callable[[Batch, int], Sequence[Prediction]]) -> None:
+        """Go on with these networks, for a use that is charged with every slice that it asks for, once."""
+        self.predict, self.spared, self._charged = predict, 0.0, set()
 
     def close(self) -> None:
         """Forget everything."""
@@ -69,7 +74,9 @@ class PredictionCache:
     def recall(self, batch: Batch, seed: int, variant: int) -> Prediction:
         """Give the predictions of one variant, having computed those of all for slices that are new."""
         new = [i for i, name in enumerate(batch.ids) if (name, seed, variant) not in self._places]
-        self.spared += sum(self._seconds[name, seed] for name in batch.ids if (name, seed) in self._seconds)
+        asked = {(name, seed) for name in batch.ids} - self._charged
+        self.spared += sum(self._seconds.get(one, 0.0) for one in asked)
+        self._charged |= asked
         if new:
             began, part = time.perf_counter(), batch if len(new) == len(batch) else _part(batch, new)
             for k, prediction in enumerate(self.predict(part, seed)):
