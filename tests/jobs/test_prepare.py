@@ -222,7 +222,7 @@ BAD: dict[str, tuple[Callable[[Path], object], str]] = {
     "empty": (lambda p: p.write_bytes(b""), "0 bytes"),
     "cut": (lambda p: p.write_bytes(p.read_bytes()[:60]), "i3.png"),
     "foreign": (lambda p: p.write_text("hello"), "none of NIfTI"),
-    "colour": (lambda p: picture(p, array=noise(3, (8, 8, 3))), "has 3 channels, those before it have 1"),
+    "colour": (lambda p: picture(p, array=noise(3, (8, 8, 3))), "has 3 channels, those that are kept have 1"),
 }
 
 
@@ -236,6 +236,18 @@ def test_a_bad_case_is_listed_and_the_others_go_on(tmp_path: Path, kind: str) ->
     assert failed["case"] == "i3" and failed["file"] == str(tmp_path / "i3.png") and failed["repair"]
     assert BAD[kind][1] in failed["file"] + failed["what"]
     assert summary.exit_code == 2 and summary.failed[0].case == "i3" and "1 failed" in str(summary)
+
+
+def test_an_odd_first_case_does_not_leave_itself_alone(tmp_path: Path) -> None:
+    rows = pictures(tmp_path)
+    picture(tmp_path / "i0.png", array=noise(3, (8, 8, 3)))
+    with pytest.raises(InputError, match="The first image, i0, has 3 channels; 5 others, such as i1,"):
+        run(tmp_path, rows)
+    assert not (tmp_path / "out").exists()
+    picture(tmp_path / "i1.png", array=noise(4, (8, 8, 3)))
+    picture(tmp_path / "i2.png", array=noise(5, (8, 8, 3)))
+    summary, _ = run(tmp_path, rows)  # half and half: nothing says which of them is odd
+    assert [failed.case for failed in summary.failed] == ["i3", "i4", "i5"]
 
 
 def test_an_unforeseen_error_is_a_problem_of_its_case(

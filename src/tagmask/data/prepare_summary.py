@@ -141,6 +141,9 @@ class Tally:
     failed: list[Problem] = field(default_factory=list)
     counts: dict[str, SplitCount] = field(default_factory=dict)
     _channels: int = 0
+    _first: str = ""
+    _kept: int = 0
+    _others: list[str] = field(default_factory=list, repr=False)
     _seen: dict[bytes, tuple[str, str, str, str | None]] = field(default_factory=dict, repr=False)
     _leaks: list[tuple[str, str]] = field(default_factory=list, repr=False)
     _torn: list[tuple[str, str]] = field(default_factory=list, repr=False)
@@ -150,17 +153,19 @@ class Tally:
         """Count a case, and give it back if it is to be written."""
         if isinstance(case, PreparedCase) and self._channels not in (0, case.image.shape[1]):
             given, wanted = case.image.shape[1], self._channels
+            self._others.append(case.study)
             case = Problem(
                 "failed",
                 case.study,
                 next(iter(case.sources), ""),
-                f"The image has {given} channels, those before it have {wanted}.",
+                f"The image has {given} channels, those that are kept have {wanted}.",
                 "Set slices.channels to what all images have.",
             )
         if isinstance(case, Problem):
             self.failed.append(case)
             return None
-        self._channels = case.image.shape[1]
+        self._channels, self._first = case.image.shape[1], self._first or case.study
+        self._kept += 1
         self.warnings += case.warnings
         self._spread += case.spread and case.rows[0]["label"] == 1
         self._compare(case)
@@ -209,8 +214,8 @@ class Tally:
         Raises
         ------
         InputError
-            No case is left, slices are in two splits or have two texts, or the train slices that are left
-            have one tag only.
+            No case is left, most have another number of channels than the first, slices are in two splits or have
+            two texts, or the train slices that are left have one tag only.
         """
         if not self.counts:
             first = str(self.failed[0]).removeprefix("failed: ").rstrip(".")
@@ -218,6 +223,13 @@ class Tally:
                 f"None of the {len(self.failed)} cases could be read. The first: {first}.",
                 where=where,
                 repair="Mend the files, or the column image.",
+            )
+        if len(self._others) > self._kept:
+            raise InputError(
+                f"The first image, {self._first}, has {self._channels} channels; {len(self._others)} others, such as "
+                f"{self._others[0]}, have another number, and {self._kept} have the same.",
+                where=where,
+                repair="Leave out what is odd, or set slices.channels to what all images have.",
             )
         if self._leaks:
             pairs = "; ".join(f"{a} and {b}" for a, b in self._leaks[:3])
