@@ -185,7 +185,7 @@ figcaption { font-size: .9rem; margin-bottom: .35rem; overflow-wrap: anywhere; }
 .tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(9.5rem, 1fr)); gap: .6rem;
   max-width: 62rem; }
 .tile { font-size: .78rem; color: var(--quiet); min-width: 0; }
-.tiles.methods { grid-template-columns: repeat(auto-fill, minmax(8rem, 1fr)); max-width: none; }
+.tiles.methods { grid-template-columns: repeat(auto-fit, minmax(8rem, 1fr)); }
 .methods .tile > img { margin-bottom: .25rem; }
 .tile > img { display: block; width: 100%; height: auto; background: #000; image-rendering: pixelated; }
 .tile .none { aspect-ratio: 1; display: grid; place-items: center; background: var(--soft); }

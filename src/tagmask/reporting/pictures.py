@@ -96,7 +96,8 @@ def _row_of_methods(where: str, names: Sequence[str], panels: Sequence[Panel]) -
         )
         columns.append(tag("div", mask, score, f"{name}: {dice}", class_="tile"))
     caption = tag("figcaption", tag("strong", choice.case), f"{where}: target {choice.truth_pixels:,} px")
-    return tag("figure", caption, tag("div", *columns, class_="tiles methods"))
+    wide = f"max-width:{13 * len(columns)}rem"
+    return tag("figure", caption, tag("div", *columns, class_="tiles methods", style=wide))
 
 
 def _shown(panel: Panel) -> np.ndarray:
