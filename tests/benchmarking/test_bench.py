@@ -9,7 +9,7 @@ import pytest
 from tagmask.benchmarking.bench import load_bench
 from tagmask.benchmarking.names import Place
 from tagmask.benchmarking.protocol import PRESETS, Protocol
-from tagmask.benchmarking.trainings import training_of, training_of_taught
+from tagmask.benchmarking.trainings import training_of
 from tagmask.config import build
 from tagmask.errors import ConfigError
 from tagmask.methods import METHODS
@@ -229,8 +229,8 @@ def test_the_benchmarks_of_the_house_load(file: Path, monkeypatch: pytest.Monkey
     assert {row.method for row in bench.rows} <= set(METHODS)
     for row in bench.rows:  # what reads masks or has no noise says so itself
         assert row.method != "unet" or (row.seeds or bench.protocol.seeds) == (0,)
-    for taught in bench.train:
-        assert training_of_taught(taught).load().networks()
+    for entry in bench.train:
+        assert entry.load().networks()
     for row in bench.rows:
         for place in bench.places(row):
             training = training_of(row, place)

@@ -55,11 +55,11 @@ from tagmask.benchmarking.names import Place, braces, known
 from tagmask.benchmarking.protocol import PRESETS, Protocol
 from tagmask.benchmarking.published import PUBLISHED
 from tagmask.benchmarking.rows import RowPlan, expanded
+from tagmask.benchmarking.trainings import Training
 from tagmask.config import build, override, read_toml
 from tagmask.errors import ConfigError
-from tagmask.networks.kinds import NETWORKS
 
-__all__ = ["Bench", "DataSet", "Taught", "load_bench"]
+__all__ = ["Bench", "DataSet", "load_bench"]
 
 
 @dataclass(frozen=True)
@@ -131,37 +131,13 @@ class DataSet:
 
 
 @dataclass(frozen=True)
-class Taught:
-    """A run that is trained before all rows, if it is not there.
-
-    Parameters
-    ----------
-    experiment, run
-        A file for `tagmask train`, and the folder.
-    networks
-        What is trained of it; by default all.
-    set
-        Overrides, as `tagmask train --set`.
-    """
-
-    experiment: str
-    run: str
-    networks: tuple[str, ...] | None = None
-    set: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        for name in self.networks or ():
-            known(name, NETWORKS, "network")
-
-
-@dataclass(frozen=True)
 class Bench:
     """Methods x data sets x folds x draws x noise seeds."""
 
     protocol: Protocol
     data: Mapping[str, DataSet]
     rows: tuple[RowPlan, ...]
-    train: tuple[Taught, ...] = ()
+    train: tuple[Training, ...] = ()
     figures: tuple[FigurePlan, ...] = ()
     examples: tuple[ExamplesPlan, ...] = ()
 
@@ -255,7 +231,7 @@ def load_bench(path: Path, overrides: Sequence[str] = ()) -> Bench:
             raise ConfigError(error.what, where=f"{path} [data.{name}]", repair=error.repair) from None
     tables = [{"tags": protocol.tags, **table} for table in file.row]
     rows = [row for number, table in enumerate(tables, 1) for row in _rows(path, table, number)]
-    train = [build(Taught, table, where=f"{path} [[train]]") for table in file.train]
+    train = [build(Training, table, where=f"{path} [[train]]") for table in file.train]
     figures = [
         build(FigurePlan, table, where=f"{path} [[figure]] {table.get('name', number)}")
         for number, table in enumerate(file.figure, 1)

@@ -8,17 +8,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tagmask.benchmarking.bench import Bench, Taught
+from tagmask.benchmarking.bench import Bench
 from tagmask.benchmarking.folds import Folds
 from tagmask.benchmarking.names import Place
 from tagmask.benchmarking.rows import RowPlan
-from tagmask.benchmarking.trainings import Training, training_of, training_of_taught
+from tagmask.benchmarking.trainings import Training, training_of
 from tagmask.config import plain
 from tagmask.errors import TagmaskError
 from tagmask.experiment import load_experiment
 from tagmask.networks.kinds import NETWORKS
 
-__all__ = ["Asked", "asked", "dependencies_of", "dependencies_of_taught", "needed", "title_at", "title_of"]
+__all__ = ["Asked", "asked", "dependencies_of", "dependencies_of_entry", "needed", "title_at", "title_of"]
 
 
 class Asked(NamedTuple):
@@ -26,12 +26,12 @@ class Asked(NamedTuple):
 
     title: str
     training: Callable[[], Training | None]
-    dependencies: Callable[[], list[Taught]]
+    dependencies: Callable[[], list[Training]]
 
 
-def title_of(taught: Taught) -> str:
+def title_of(entry: Training) -> str:
     """Name a training before all rows."""
-    return f"training of {taught.run}"
+    return f"training of {entry.run}"
 
 
 def title_at(row: RowPlan, at: Place) -> str:
@@ -49,8 +49,8 @@ def asked(plan: Bench, wanted: Collection[str], folds: Folds) -> list[Asked]:
     first = plan.train if len(rows) == len(plan.rows) else needed(plan, places)
     return [
         *(
-            Asked(title_of(t), partial(training_of_taught, t), partial(dependencies_of_taught, plan, t))
-            for t in first
+            Asked(title_of(entry), partial(_as_it_is, entry), partial(dependencies_of_entry, plan, entry))
+            for entry in first
         ),
         *(
             Asked(title_at(row, at), partial(training_of, row, at), partial(dependencies_of, plan, row, at))
@@ -60,7 +60,11 @@ def asked(plan: Bench, wanted: Collection[str], folds: Folds) -> list[Asked]:
     ]
 
 
-def dependencies_of(plan: Bench, row: RowPlan, at: Place) -> list[Taught]:
+def _as_it_is(entry: Training) -> Training:
+    return entry
+
+
+def dependencies_of(plan: Bench, row: RowPlan, at: Place) -> list[Training]:
     """Give the entries that a row builds on at a place: its run, or one whose file it names.
 
     A row that cannot be read builds on nothing: it fails by itself.
@@ -76,19 +80,19 @@ def dependencies_of(plan: Bench, row: RowPlan, at: Place) -> list[Taught]:
             paths += _named(training, row.set)
     except (TagmaskError, OSError):
         return []
-    return [taught for taught in plan.train if _any_under(paths, taught)]
+    return [entry for entry in plan.train if _any_under(paths, entry)]
 
 
-def dependencies_of_taught(plan: Bench, taught: Taught) -> list[Taught]:
+def dependencies_of_entry(plan: Bench, entry: Training) -> list[Training]:
     """Give the other entries that an entry builds on."""
     try:
-        paths = list(_named(training_of_taught(taught)))
+        paths = list(_named(entry))
     except (TagmaskError, OSError):
         return []
-    return [one for one in plan.train if one != taught and _any_under(paths, one)]
+    return [one for one in plan.train if one != entry and _any_under(paths, one)]
 
 
-def needed(plan: Bench, places: Mapping[str, Sequence[Place]]) -> list[Taught]:
+def needed(plan: Bench, places: Mapping[str, Sequence[Place]]) -> list[Training]:
     """Give the entries that rows build on, or what these build on, in the order of the file.
 
     Parameters
@@ -97,19 +101,19 @@ def needed(plan: Bench, places: Mapping[str, Sequence[Place]]) -> list[Taught]:
         Name of a row -> where it is made.
     """
     rows = {row.name: row for row in plan.rows}
-    found: list[Taught] = []
+    found: list[Training] = []
     new = [
         one for name, some in places.items() for at in some for one in dependencies_of(plan, rows[name], at)
     ]
     while new:
         found += (new := list(dict.fromkeys(one for one in new if one not in found)))
-        new = [one for taught in new for one in dependencies_of_taught(plan, taught)]
-    return [taught for taught in plan.train if taught in found]
+        new = [one for entry in new for one in dependencies_of_entry(plan, entry)]
+    return [entry for entry in plan.train if entry in found]
 
 
 def _named(training: Training, more: Sequence[str] = ()) -> Iterator[Path]:
     """Give the files that an experiment names for all networks, or for those that are trained."""
-    table = plain(load_experiment(training.experiment, (*training.overrides, *more)))
+    table = plain(load_experiment(training.experiment, (*training.set, *more)))
     for name in set(NETWORKS) - set(training.networks) if training.networks else ():
         table.pop(name, None)
     yield from (Path(text) for text in _texts(table))
@@ -125,6 +129,6 @@ def _texts(value: Any) -> Iterator[str]:
         yield from (text for one in value for text in _texts(one))
 
 
-def _any_under(paths: Sequence[Path], taught: Taught) -> bool:
-    run = Path(taught.run).resolve()
+def _any_under(paths: Sequence[Path], entry: Training) -> bool:
+    run = entry.run.resolve()
     return any(path.resolve().is_relative_to(run) for path in paths)

@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from tagmask.benchmarking.bench import Taught
-from tagmask.benchmarking.names import Place
+from tagmask.benchmarking.names import Place, known
 from tagmask.benchmarking.rows import RowPlan
 from tagmask.config import build, read_toml
 from tagmask.data.prepared import Prepared
@@ -24,27 +23,31 @@ from tagmask.runs.resume import (
     steps_learnt,
 )
 
-__all__ = ["Training", "training_of", "training_of_taught"]
+__all__ = ["Training", "training_of"]
 
 
 @dataclass(frozen=True)
 class Training:
-    """A run that has to be there.
+    """A run that has to be there: an entry of `[[train]]`, or what a row asks for.
 
     Parameters
     ----------
-    experiment, overrides
-        A file, and assignments on top of it.
-    run
-        The folder.
+    experiment, run
+        A file for `tagmask train`, and the folder.
     networks
-        Those that it has to hold, in the order in which they are trained; empty: all of the experiment.
+        Those that it has to hold, in the order in which they are trained; by default all of the experiment.
+    set
+        Overrides, as `tagmask train --set`.
     """
 
     experiment: Path
-    overrides: tuple[str, ...]
     run: Path
     networks: tuple[str, ...] = ()
+    set: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name in self.networks:
+            known(name, NETWORKS, "network")
 
     def load(self) -> Experiment:
         """Read the experiment.
@@ -54,7 +57,7 @@ class Training:
         ConfigError
             Naming file and key.
         """
-        return load_experiment(self.experiment, self.overrides)
+        return load_experiment(self.experiment, self.set)
 
     def lacking(self, experiment: Experiment) -> tuple[str, ...]:
         """Give the networks that are still to be trained, wholly or in part.
@@ -106,9 +109,4 @@ def training_of(row: RowPlan, at: Place) -> Training | None:
         asked = build(Experiment, table, where=path).settings_table(row.method)
         networks = METHODS[row.method].needs_of(settings_of(row.method, asked))
     in_order = tuple(name for name in NETWORKS if name in networks)
-    return Training(path, overrides, row.folder(at), in_order)
-
-
-def training_of_taught(taught: Taught) -> Training:
-    """Give what an entry of `[[train]]` asks for."""
-    return Training(Path(taught.experiment), taught.set, Path(taught.run), taught.networks or ())
+    return Training(path, row.folder(at), in_order, overrides)
