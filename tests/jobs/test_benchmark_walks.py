@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from tagmask.io import read_mask
 from tagmask.jobs.benchmark import benchmark
@@ -122,6 +123,27 @@ def test_rows_that_read_different_things_off_one_walk_share_it(
     (manifest,) = tmp_path.glob("out/cells/Single-*/none/manifest.json")
     settings = json.loads(manifest.read_text())["settings"]["method"]
     assert settings["map"] == "single" and settings["healthy_threshold"] == 0.9
+
+
+def test_where_memory_does_not_hold_a_walk_for_several_each_row_is_made_by_itself(
+    world: tuple[Path, list[str]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    open_caches: list[PredictionCache],
+) -> None:
+    def too_much(*_: Any) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(AnoFPDM, "predict_all", too_much)
+    run, head = world
+    rows = [
+        row("Aggregated", run, f"set = [{FEWER}]", 'tags = "none"', method="anofpdm"),
+        row(
+            "Single", run, f'set = [{FEWER}, "methods.anofpdm.map=single"]', 'tags = "none"', method="anofpdm"
+        ),
+    ]
+    result = benchmark(write(tmp_path / "bench.toml", *head, *rows), out=tmp_path / "out", device="cpu")
+    assert len(result.done) == 2 and result.failed == {} and not open_caches
 
 
 def test_a_row_that_cannot_be_read_off_takes_no_other_with_it(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,13 +10,13 @@ from textwrap import fill
 
 import numpy as np
 
-from tagmask.benchmarking.names import known
+from tagmask.benchmarking.names import check_file_name, known, stem_of
 from tagmask.benchmarking.rows import RowPlan
 from tagmask.drawing import tiles
 from tagmask.drawing.charts import panel
-from tagmask.errors import ConfigError, InputError
+from tagmask.errors import InputError
 from tagmask.io import write_bytes
-from tagmask.scoring.panels import Panel, read_panels, shared_by_all
+from tagmask.scoring.panels import Panel, read_panels, shared, shared_by_all
 
 __all__ = ["ExamplesPlan", "draw_examples"]
 
@@ -45,8 +44,7 @@ class ExamplesPlan:
     rows: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if not re.fullmatch(r"\w[\w.-]*", self.name):
-            raise ConfigError(f"name = {self.name!r}.", repair="Use letters, digits, dots and dashes.")
+        check_file_name(self.name)
 
     def check(self, rows: Sequence[RowPlan]) -> None:
         """Refuse a row that the file does not have.
@@ -61,14 +59,14 @@ class ExamplesPlan:
 
 
 def draw_examples(
-    plan: ExamplesPlan, evaluations: Mapping[str, Mapping[str, Path]], out: Path
+    plan: ExamplesPlan, evaluations: Mapping[str, Mapping[str, Mapping[str, Path]]], out: Path
 ) -> tuple[Path, ...]:
     """Draw the examples of every data set: a line of masks and a line of score maps for each slice.
 
     Parameters
     ----------
     evaluations
-        Data set -> row -> folder of its evaluation, rows in the order of the file.
+        Data set -> fold -> row -> folder of its evaluation, rows in the order of the file.
     out
         Folder for NAME-DATA.png and .svg.
 
@@ -79,39 +77,35 @@ def draw_examples(
         in the log and left out.
     """
     files = []
-    for data, folders in evaluations.items():
+    for data, folds in evaluations.items():
+        wanted = [{name: fold[name] for name in plan.rows or fold if name in fold} for fold in folds.values()]
         kept = dict[str, list[Panel]]()
-        for name in (name for name in plan.rows or folders if name in folders):
-            if panels := _shared(folders[name]):
-                kept[name] = panels
-            else:
+        for name, folder in max(wanted, key=len).items():
+            try:
+                kept[name] = shared(read_panels(folder / "panels.npz"))
+            except InputError as error:
+                log.info("%s", error)
+            if not kept.get(name):
+                kept.pop(name, None)
                 log.warning(
                     "%s is not among the %s: %s holds no shared slices. To have it evaluated again, delete the folder.",
-                    *(name, plan.name, folders[name].parent),
+                    *(name, plan.name, folder.parent),
                 )
         slices = shared_by_all(list(kept.values()))
         if kept and not slices:
             log.warning("there are no %s of %s: its rows have no slice in common.", plan.name, data)
         lines = [line for panels in slices for line in _lines(list(kept), panels)]
-        stem = f"{plan.name}-{re.sub(r'[^A-Za-z0-9.]+', '-', data)}"
+        stem = stem_of(plan.name, data)
         for suffix, content in panel(lines).items() if lines else ():
             files.append(out / f"{stem}.{suffix}")
             write_bytes(files[-1], content)
     return tuple(files)
 
 
-def _shared(evaluation: Path) -> list[Panel]:
-    """Read the shared slices of an evaluation; none where it has none, or they cannot be read."""
-    try:
-        return [p for p in read_panels(evaluation / "panels.npz") if p.choice.kind == "shared"]
-    except InputError:
-        return []
-
-
 def _lines(names: Sequence[str], panels: Sequence[Panel]) -> list[tuple[str, list[tuple[str, np.ndarray]]]]:
     """Give two lines of tiles: the image and every mask, the truth and every score map."""
     first = panels[0]
-    image = first.image if first.image is not None else np.zeros(first.truth.shape, np.uint8)
+    image = first.shown()
     masks, maps = [("image", tiles.overlay(image))], [("truth", tiles.overlay(image, truth=first.truth))]
     for name, one in zip(names, panels, strict=True):
         dice = "" if one.choice.dice is None else f"\nDice {one.choice.dice:.2f}"

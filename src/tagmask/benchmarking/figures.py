@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from tagmask.benchmarking.names import known
+from tagmask.benchmarking.names import check_file_name, known, stem_of
 from tagmask.benchmarking.protocol import METRIC_NAMES, Metric, Protocol, Setup
 from tagmask.benchmarking.rows import RowPlan, Value
 from tagmask.benchmarking.tables import DataTable, Line
@@ -46,8 +45,7 @@ class FigurePlan:
     panels: str | None = None
 
     def __post_init__(self) -> None:
-        if not re.fullmatch(r"\w[\w.-]*", self.name):
-            raise ConfigError(f"name = {self.name!r}.", repair="Use letters, digits, dots and dashes.")
+        check_file_name(self.name)
         named = [name for name in (self.x, self.lines, self.panels) if name is not None]
         if len(set(named)) < len(named):
             raise ConfigError(
@@ -136,7 +134,7 @@ def draw_figure(plan: FigurePlan, table: DataTable, out: Path) -> tuple[Path, ..
         ticks={place: f"{x:g}" if numeric else str(x) for x, place in at.items()},
         log=numeric and min(at.values()) > 0 and max(at.values()) >= 10 * min(at.values()),
     )
-    stem = f"{plan.name}-{re.sub(r'[^A-Za-z0-9.]+', '-', table.data)}"
+    stem = stem_of(plan.name, table.data)
     files = [out / f"{stem}.{suffix}" for suffix in ("csv", *pictures)]
     varied = dict.fromkeys(name for _, line in points for name in line.vary)
     head, tail = ("data", "row", "line"), ("setup", "metric", "mean", "sd", "low", "high", "repeats", "of")

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from tagmask.errors import ConfigError, did_you_mean
 
-__all__ = ["PLACES", "Place", "braces", "fill", "known"]
+__all__ = ["PLACES", "Place", "braces", "check_file_name", "fill", "known", "stem_of"]
 
 
 class Place(NamedTuple):
@@ -50,6 +50,29 @@ def known(name: str, names: Iterable[str], what: str, where: str = "") -> None:
     names = list(names)
     if name not in names:
         raise ConfigError(f"unknown {what} {name!r}.", where=where, repair=did_you_mean(name, names))
+
+
+def check_file_name(name: str) -> None:
+    """Refuse a name that files are not to be called by.
+
+    Raises
+    ------
+    ConfigError
+        It holds other things than letters, digits, dots, dashes and underscores.
+    """
+    if not re.fullmatch(r"\w[\w.-]*", name):
+        raise ConfigError(f"name = {name!r}.", repair="Use letters, digits, dots and dashes.")
+
+
+def stem_of(name: str, data: str) -> str:
+    """Give the stem of the files of one data set.
+
+    Examples
+    --------
+    >>> stem_of("examples", "toy/set")
+    'examples-toy-set'
+    """
+    return f"{name}-{re.sub(r'[^A-Za-z0-9.]+', '-', data)}"
 
 
 def braces(text: str) -> list[str]:

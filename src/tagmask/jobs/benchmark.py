@@ -156,19 +156,18 @@ def benchmark(
     }
     text = write_tables(out, tables, plan.protocol, record)
     figures = [file for figure in plan.figures for one in tables for file in draw_figure(figure, one, out)]
-    shown = _shown(finished)
-    figures += [file for examples in plan.examples for file in draw_examples(examples, shown, out)]
+    figures += [file for one in plan.examples for file in draw_examples(one, _evaluations(finished), out)]
     return BenchmarkResult(out, text, tuple(done), tuple(skipped), failed, tuple(trained), tuple(figures))
 
 
-def _shown(finished: Sequence[Cell]) -> dict[str, dict[str, Path]]:
-    """Give data set -> row -> evaluation of its first cell on the fold that most rows have, as positives are scored."""
+def _evaluations(finished: Sequence[Cell]) -> dict[str, dict[str, dict[str, Path]]]:
+    """Give data set -> fold -> row -> evaluation of its first cell there, as positives are scored."""
     found = dict[str, dict[str, dict[str, Path]]]()
     for cell in finished:
         positives = cell.row.tags_of("positives")
         folder = cell.evaluations / (positives if positives in cell.modes else cell.modes[0])
         found.setdefault(cell.at.data, {}).setdefault(cell.at.fold, {}).setdefault(cell.row.name, folder)
-    return {data: max(folds.values(), key=len) for data, folds in found.items()}
+    return found
 
 
 def _fail(failed: dict[str, str], title: str, error: Exception) -> None:

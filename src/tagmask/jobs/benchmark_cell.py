@@ -10,8 +10,10 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
+import torch
+
 from tagmask.benchmarking.cells import Cell
-from tagmask.benchmarking.memory import PeakMemory
+from tagmask.benchmarking.memory import PeakMemory, free_memory
 from tagmask.errors import InputError, TagmaskError
 from tagmask.jobs.evaluate import evaluate
 from tagmask.jobs.segment import segment
@@ -38,7 +40,7 @@ class _Walk:
         """Let go of the predictions."""
         if self.cache is not None:
             self.cache.close()
-        self.cache = None
+        self.cache, self.peak = None, {}
 
 
 class CellMaker:
@@ -86,7 +88,7 @@ class CellMaker:
             walk.cache = PredictionCache(_nothing, cell.home)
         try:
             return self._segment(cell, walk, settings)
-        except TagmaskError as error:
+        except (TagmaskError, torch.OutOfMemoryError) as error:
             if len(settings) == 1:
                 raise
             log.info(
@@ -94,10 +96,11 @@ class CellMaker:
             )
             walk.together = False
             walk.forget()
-            return self._segment_together(cell, walk)
+        free_memory()
+        return self._segment_together(cell, walk)
 
     def _segment(self, cell: Cell, walk: _Walk, settings: Sequence[Any]) -> dict[str, Any]:
-        """Segment once for each source of tags, and say what it would have taken without the others of its walk."""
+        """Segment once for each source of tags, and say what the whole walk took, though others may share it."""
         shutil.rmtree(cell.folder, ignore_errors=True)
         run = replace(cell.run)  # its networks go with it when the cell is finished
         peak, seconds, slices, using = PeakMemory(self._device), 0.0, 0, None

@@ -190,16 +190,12 @@ def _check_training(settings: FeatureSettings, schedule: NoiseSchedule) -> None:
             )
     if LEARNT in record:
         learnt = build(Learnt, record[LEARNT], where=settings.weights)
-        wrong = ""
-        if learnt.noise != "gaussian":
-            wrong = f"it learnt to remove {learnt.noise} noise, and features are read under Gaussian noise"
-        elif settings.label is None and not learnt.null:
-            wrong = "its tag was never hidden from it, and no label is given"
-        if wrong:
+        learnt.check("a feature extractor", only_tag=learnt.only_tag, where=settings.weights)
+        if settings.label is None and not learnt.null:
             raise ConfigError(
-                f"cannot give these features: {wrong}.",
+                "cannot give these features: its tag was never hidden from it, and no label is given.",
                 where=settings.weights,
-                repair="Take another backbone, or name a class that it knows: features.label = 0.",
+                repair="Name a class that it knows: features.label = 0. Or train one with label dropout.",
             )
 
 

@@ -12,7 +12,7 @@ from tagmask.reporting.evaluation import StoredEvaluation
 from tagmask.reporting.numbers import number
 from tagmask.reporting.page import Html, join, picture, table, tag
 from tagmask.scoring.panel_slices import PanelSlice
-from tagmask.scoring.panels import Panel, shared_by_all
+from tagmask.scoring.panels import Panel, shared, shared_by_all
 
 __all__ = ["charts", "gallery", "side_by_side"]
 
@@ -48,7 +48,7 @@ def side_by_side(names: Sequence[str], evaluations: Sequence[StoredEvaluation], 
     have = {
         name: evaluation
         for name, evaluation in zip(names, evaluations, strict=True)
-        if any(panel.choice.kind == "shared" for panel in evaluation.panels)
+        if shared(evaluation.panels)
     }
     rows = shared_by_all([evaluation.panels for evaluation in have.values()])
     if len(have) < 2 or not rows:
@@ -76,7 +76,7 @@ def _row_of_methods(where: str, names: Sequence[str], panels: Sequence[Panel]) -
     """Show one slice: the image above the truth, then each method's mask above its score map."""
     first, choice = panels[0], panels[0].choice
     slice_ = choice.case + where
-    image = _shown(first)
+    image = first.shown()
     plain = picture(tiles.tile(image), f"{slice_}: the image")
     truth = picture(
         tiles.tile(image, truth=first.truth), f"{slice_}: the truth outlined, {choice.truth_pixels} px"
@@ -85,7 +85,7 @@ def _row_of_methods(where: str, names: Sequence[str], panels: Sequence[Panel]) -
     for name, panel in zip(names, panels, strict=True):
         dice = f"Dice {number(panel.choice.dice, 2)}"
         mask = picture(
-            tiles.tile(_shown(panel), mask=panel.mask, truth=panel.truth),
+            tiles.tile(panel.shown(), mask=panel.mask, truth=panel.truth),
             f"{slice_}, {name}: the mask, {dice}",
         )
         limits = panel.score_limits()
@@ -98,11 +98,6 @@ def _row_of_methods(where: str, names: Sequence[str], panels: Sequence[Panel]) -
     caption = tag("figcaption", tag("strong", choice.case), f"{where}: target {choice.truth_pixels:,} px")
     wide = f"max-width:{13 * len(columns)}rem"
     return tag("figure", caption, tag("div", *columns, class_="tiles methods", style=wide))
-
-
-def _shown(panel: Panel) -> np.ndarray:
-    """Give the image, black where it was not found."""
-    return panel.image if panel.image is not None else np.zeros(panel.truth.shape, np.uint8)
 
 
 def _legend() -> Html:
@@ -128,7 +123,7 @@ def _figure(panel: Panel, evaluation: StoredEvaluation) -> Html:
     name = choice.case + where
     facts = f"target {choice.truth_pixels:,} px, mask {choice.mask_pixels:,} px"
     dice = f"Dice {number(choice.dice, 2)}, " if choice.kind != "negative" else ""
-    image = _shown(panel)
+    image = panel.shown()
     plain = (
         picture(tiles.tile(image), f"{name}: the image")
         if panel.image is not None

@@ -17,7 +17,7 @@ _SHARED = 4
 
 @dataclass(frozen=True)
 class PanelSlice:
-    """A slice that the report shows.
+    """A slice that reports and benchmarks show.
 
     Parameters
     ----------

@@ -6,7 +6,7 @@ import json
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast, get_args
 
@@ -25,6 +25,7 @@ __all__ = [
     "cut",
     "keep_panels",
     "read_panels",
+    "shared",
     "shared_by_all",
     "write_panels",
 ]
@@ -59,6 +60,10 @@ class Panel:
     truth: np.ndarray
     mask: np.ndarray
     score: np.ndarray | None
+
+    def shown(self) -> np.ndarray:
+        """Give the image, black where it was not found."""
+        return self.image if self.image is not None else np.zeros(self.truth.shape, np.uint8)
 
     def score_limits(self) -> tuple[float, float] | None:
         """Give the scores to show as darkest and brightest; None where no score is known."""
@@ -152,13 +157,16 @@ def keep_panels(
     load
         Case to what :func:`cut` takes. A case that it cannot give any more (InputError) has no panel.
     """
-    panels = []
+    panels, made = list[Panel](), dict[tuple[str, int], Panel]()
     for choice in choose(rows):
-        try:
-            study, truth, mask, scores = load(choice.case)
-        except InputError:
-            continue
-        panels.append(cut(choice, study, plane, truth=truth, mask=mask, scores=scores))
+        key = choice.case, choice.slice
+        if key not in made:  # a shared slice may be one of the others
+            try:
+                study, truth, mask, scores = load(choice.case)
+            except InputError:
+                continue
+            made[key] = cut(choice, study, plane, truth=truth, mask=mask, scores=scores)
+        panels.append(replace(made[key], choice=choice))
     write_panels(path, panels)
 
 
@@ -197,12 +205,14 @@ def read_panels(path: Path) -> list[Panel]:
         ) from error
 
 
+def shared(panels: Sequence[Panel]) -> list[Panel]:
+    """Give the slices that the truth alone chose."""
+    return [panel for panel in panels if panel.choice.kind == "shared"]
+
+
 def shared_by_all(evaluations: Sequence[Sequence[Panel]]) -> list[list[Panel]]:
     """Give the shared slices that all evaluations have, each as a list of their panels; small targets first."""
-    kept = [
-        {(p.choice.case, p.choice.slice): p for p in panels if p.choice.kind == "shared"}
-        for panels in evaluations
-    ]
+    kept = [{(p.choice.case, p.choice.slice): p for p in shared(panels)} for panels in evaluations]
     if not kept:
         return []
     rows = [[one[key] for one in kept] for key in kept[0] if all(key in one for one in kept)]
