@@ -154,7 +154,7 @@ def test_each_is_trained_stopped_resumed_and_used(
             "a cosine schedule of 1000 steps",
         ),
         ({"schedule": {"kind": "linear", "steps": 500}}, "a linear schedule of 500 steps"),
-        ({"learnt": {"noise": "simplex"}}, "this denoiser learnt to remove simplex noise. Train one with noise = "gaussian""),
+        ({"learnt": {"noise": "simplex"}}, "this denoiser learnt to remove simplex noise"),
         ({"learnt": {"null": False}}, "its tag was never hidden from it"),
     ],
 )
