@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 from tagmask.errors import ConfigError, InputError, TagmaskError
+from tagmask.io import sha256
 from tagmask.jobs.evaluate import EvaluateSettings, combine, evaluate
 from tagmask.jobs.prepare import prepare
 from tagmask.scoring.scoreboard import combined_markdown
@@ -367,6 +368,42 @@ def test_cases_that_the_run_learnt_from_are_named(
     for name in "ab":
         (world.results / "masks" / f"{name}.nii.gz").unlink()
     assert "train or val" not in str(evaluate(world.results, world.data, out=tmp_path / "c").summary["notes"])
+
+
+def test_masks_that_were_changed_after_segment_are_nobodys(
+    world: World, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path, masks = world.results / "manifest.json", world.results / "masks"
+    cases = [{"case": i, "mask_sha256": sha256(masks / f"{i}.nii.gz")} for i in "abc"]
+    path.write_text(json.dumps({**json.loads(path.read_text()), "cases": cases}))
+    write_volume(masks / "x.nii.gz", world.mask["a"])  # has no truth
+    found = evaluate(world.results, world.data, out=tmp_path / "one", resamples=20)
+    assert found.summary["rows"][0]["reads"] == "tags" and "did not write" not in str(found.summary["notes"])
+    write_volume(masks / "b.nii.gz", world.truth["b"])
+    found = evaluate(world.results, world.data, out=tmp_path / "two", resamples=20)
+    assert found.summary["rows"][0]["reads"] == "unknown"
+    assert "1 of 3 cases, b for instance, have a mask that tagmask segment did not write" in caplog.text
+    assert "b for instance, have a mask" in (tmp_path / "two" / "summary.md").read_text(encoding="utf-8")
+
+
+def test_cases_whose_truth_the_mean_mask_has_read_are_named(
+    world: World, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    lines = (world.data / "labels.csv").read_text().splitlines()
+    split = {"a": "train", "b": "val", "c": "test"}
+    rows = [f"{line},{split[line[0]]}" for line in lines[1:]]
+    (world.data / "all.csv").write_text("\n".join([f"{lines[0]},split", *rows]) + "\n")
+    settings, masks = SliceSettings(size=16), world.root / "data" / "masks" / "test"
+    prepare(world.data / "all.csv", tmp_path / "prepared", settings=settings, supervised=True, masks=masks)
+    found = evaluate(
+        world.results, world.data, out=tmp_path / "out", resamples=20, train=tmp_path / "prepared"
+    )
+    assert "1 of 3 cases, a for instance, are of the train split of" in found.summary["notes"][-1]
+    assert "have read their truth" in caplog.text
+    (world.results / "masks" / "a.nii.gz").unlink()
+    found = evaluate(world.results, world.data, out=tmp_path / "c", resamples=20, train=tmp_path / "prepared")
+    assert "mean_train_mask" in {row["row"] for row in found.summary["rows"]}
+    assert "train split" not in str(found.summary["notes"])
 
 
 def test_no_histogram_of_another_evaluation_stays(world: World, tmp_path: Path) -> None:

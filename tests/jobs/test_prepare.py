@@ -16,7 +16,7 @@ from PIL import Image
 import tagmask.io
 from tagmask.data.prepared import Prepared
 from tagmask.errors import ConfigError, InputError, TableError
-from tagmask.io import read_study
+from tagmask.io import read_study, sha256
 from tagmask.jobs.prepare import PrepareSummary, _in_order, prepare
 from tagmask.slices import SliceSettings, split, split_map
 
@@ -490,14 +490,18 @@ def test_tags_that_disagree_with_masks_are_warnings(tmp_path: Path) -> None:
     assert "2 slices have tag 1, but empty masks: 3, 4." in [w.what for w in summary.warnings]
 
 
-def test_masks_that_were_made_from_tags_are_known_as_such(tmp_path: Path) -> None:
+def test_masks_that_were_made_from_tags_are_known_as_such(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     rows = pictures(tmp_path)
     array = np.zeros((8, 8), np.uint8)
     array[2:5, 2:5] = 255
+    cases = []
     for i in range(6):
-        picture(tmp_path / "made" / "masks" / f"i{i}.png", array=array)
+        path = picture(tmp_path / "made" / "masks" / f"i{i}.png", array=array)
+        cases.append({"case": f"i{i}", "status": "done", "mask_sha256": sha256(path)})
     manifest = tmp_path / "made" / "manifest.json"
-    record = {"format": "tagmask-segmentation", "status": "finished", "reads": "tags"}
+    record = {"format": "tagmask-segmentation", "status": "finished", "reads": "tags", "cases": cases}
     options: dict[str, Any] = {"supervised": True, "masks": tmp_path / "made" / "masks", "overwrite": True}
     for content, found in ((record, "tags"), ({"format": "other"}, "train masks"), ("[", "train masks")):
         manifest.write_text(json.dumps(content) if isinstance(content, dict) else content)
@@ -512,6 +516,16 @@ def test_masks_that_were_made_from_tags_are_known_as_such(tmp_path: Path) -> Non
     assert run(tmp_path, rows, **options)[1].masks_read == "tags"
     sources = json.loads((tmp_path / "out" / "fingerprint.json").read_text())["sources"]
     assert str(tmp_path / "made" / "masks" / "i3.png") in sources and str(tmp_path / "own.png") not in sources
+    # one that a person has corrected in place, or added, makes all of them a person's
+    manifest.write_text(json.dumps({**record, "cases": cases[:5]}))
+    assert run(tmp_path, rows, **options)[1].masks_read == "train masks"
+    manifest.write_text(json.dumps(record))
+    picture(tmp_path / "made" / "masks" / "i4.png", array=array.T[::-1])
+    assert run(tmp_path, rows, **options)[1].masks_read == "train masks"
+    assert "1 of 6 masks" in caplog.text and "i4.png for instance, are not as tagmask segment wrote them" in caplog.text
+    manifest.write_text(json.dumps({**record, "cases": [{"case": "i0", "status": "done"}]}))
+    with pytest.raises(InputError, match="earlier Tagmask, and does not say by SHA-256"):
+        run(tmp_path, rows, **options)
 
 
 def test_a_picture_tagged_0_needs_no_mask(tmp_path: Path) -> None:

@@ -230,6 +230,7 @@ def test_the_manifest_says_how_the_masks_came_about(run: Path, tmp_path: Path) -
         ("done", 1, True),
     }
     assert cases["extra"]["sources"] == [str(extra)]
+    assert cases["v"]["mask_sha256"] == sha256(tmp_path / "out" / "masks" / "v.nii.gz")
 
 
 def test_a_row_for_every_slice_in_the_order_of_the_inputs(run: Path, tmp_path: Path) -> None:

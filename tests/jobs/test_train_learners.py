@@ -140,7 +140,12 @@ def test_each_is_trained_stopped_resumed_and_used(
     result = segment(again, [told_cohort / "test"], out=tmp_path / "out")
     assert len(result.done) == 8 and not result.failed  # the picture without text too: null_text
     texts = " + texts" if name in ("textdiff", "lvit") else ""
-    assert again.reads(again.method_name()) == "train masks + val masks" + texts
+    method, silent = again.method_name(), "false" if name == "lvit" else "none"
+    assert again.reads(method) == "train masks + val masks" + texts
+    now = [f"train.{name}.select_every=0"]
+    if texts:
+        now += [f"{name}.text={silent}", f"{name}.null_text=false", f"train.{name}.text_dropout=0"]
+    assert Run.open(again.path, overrides=now).reads(method) == "train masks + val masks" + texts  # it was trained so
 
 
 # features

@@ -21,6 +21,7 @@ from tagmask.jobs.tune import tune
 from tagmask.masks import MaskSettings, binarise, separation
 from tagmask.methods import METHODS, Recipe
 from tagmask.runs import Run
+from tagmask.runs.chosen import VAL_MASKS
 from tagmask.types import Batch, Choice, Prediction
 from tests import toys
 from tests.random_run import SLICES, write_run
@@ -465,3 +466,10 @@ def test_a_run_names_the_commands_that_made_it(
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
     assert manifest["commands"] == ["tagmask prepare 'my scans'", "tagmask train e.toml", "tagmask tune run"]
     assert manifest["environment"]["command"] == ["/bin/tagmask", "segment", "run"]
+
+
+def test_a_run_open_with_what_masks_chose_is_refused(run: Path) -> None:
+    (run / VAL_MASKS).write_text('[methods.cdm.mask]\nrule = "fixed"\nvalue = 0.3\n')
+    with pytest.raises(ConfigError, match="settings that validation masks chose"):
+        tune(Run.open(run, val_masks="cdm"), grid={"noise_level": [150]})
+    assert not (run / "tuned.toml").exists()

@@ -187,7 +187,7 @@ def test_rules_of_shares_are_tried_beside_a_fixed_threshold(
         ({"grid": {"mask.medain": [1]}}, ConfigError, "Did you mean median"),
         ({"grid": {"mask.rule": ["otsu"]}}, ConfigError, "has no value to be chosen"),
         ({"grid": {"mask.value": []}}, ConfigError, "finite numbers"),
-        ({"split": "train"}, InputError, "trained on 6 patients of the train split, such as train0"),
+        ({"split": "train"}, InputError, "6 patients of its train split, such as train0, are of the train split"),
         ({"device": "gpu"}, ConfigError, "'gpu' cannot be used"),
     ],
 )
@@ -210,3 +210,20 @@ def test_other_slices_or_no_masks_are_refused(
     (other / "settings.json").write_text(json.dumps(settings))
     with pytest.raises(ConfigError, match="slices were cut with"):
         tune_masks(run, masks=other)
+
+
+@pytest.mark.parametrize(("renamed", "what"), [(False, "2 patients"), (True, "8 images")])
+def test_slices_that_the_run_is_to_be_tested_on_do_not_pass_for_val(
+    run: Path, cohort: Path, tmp_path: Path, renamed: bool, what: str
+) -> None:
+    other = tmp_path / "other"
+    for part in ("", "masks"):
+        shutil.copytree(cohort / part / "test", other / part / "val")
+        shutil.copytree(cohort / part / "train", other / part / "train")
+    if renamed:
+        table = other / "val" / "labels.csv"
+        table.write_text(table.read_text().replace(",test", ",somebody"))
+    prepare(other, tmp_path / "masks", settings=SLICES, supervised=True, masks=other / "masks")
+    with pytest.raises(InputError, match=rf"{what} of its val split, such as .*, are of the test split of the"):
+        tune_masks(run, masks=tmp_path / "masks")
+    assert not (run / VAL_MASKS).exists() and not list(run.glob("tune-*"))

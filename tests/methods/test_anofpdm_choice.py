@@ -130,18 +130,21 @@ def test_the_sweep_finds_the_best_of_all_splits(seed: int) -> None:
     assert not np.isclose(similarity, threshold, atol=1e-6, rtol=0).any()  # it lies between two slices
 
 
-def test_a_grid_of_quantiles_of_the_healthy_slices_as_in_the_published_code() -> None:
+@pytest.mark.parametrize("ties", [False, True])
+def test_a_grid_of_quantiles_of_the_healthy_slices_as_in_the_published_code(ties: bool) -> None:
     rng = np.random.default_rng(0)
-    present = np.arange(200) % 2 == 1
-    similarity = np.where(present, rng.beta(4, 2, 200), rng.beta(9, 1, 200))
+    present = np.arange(402) % 2 == 1
+    healthy = np.linspace(0, 1, 201) if ties else rng.beta(9, 1, 201)  # whose quantiles are slices, now and then
+    similarity = np.empty(402)
+    similarity[present], similarity[~present] = rng.beta(2, 9, 201), healthy
     best, fewest = None, 1e6
     for q in np.linspace(0.005, 0.095, 100):
         at = np.quantile(similarity[~present], q)
         wrong = int((similarity[present] > at).sum() + (similarity[~present] < at).sum())
         if wrong < fewest:
             best, fewest = at, wrong
-    assert healthy_threshold(similarity, present, "grid") == pytest.approx((best, 1 - fewest / 200))
-    assert healthy_threshold(similarity, present, "sweep")[1] > 1 - fewest / 200
+    assert healthy_threshold(similarity, present, "grid") == pytest.approx((best, 1 - fewest / 402))
+    assert healthy_threshold(similarity, present, "sweep")[1] >= 1 - fewest / 402
 
 
 def test_ends_of_the_sweep() -> None:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from tagmask.data.table import Case
 from tagmask.errors import InputError
-from tagmask.io import stem
+from tagmask.io import sha256, stem
 
-__all__ = ["TRAIN_MASKS", "mask_paths", "masks_read"]
+__all__ = ["TRAIN_MASKS", "altered", "mask_paths", "masks_read"]
+
+log = logging.getLogger(__name__)
 
 TRAIN_MASKS = "train masks"
 
@@ -75,19 +79,22 @@ def masks_read(paths: Iterable[Path]) -> str:
     Parameters
     ----------
     paths
-        The files. Those of a `tagmask segment` lie in OUT/masks beside OUT/manifest.json; any other file among
-        them is a person's.
+        The files. Those of a `tagmask segment` lie in OUT/masks beside OUT/manifest.json, as it wrote them; any
+        other file among them is a person's.
 
     Raises
     ------
     InputError
-        A segmentation that was not finished.
+        A segmentation that was not finished, or whose manifest does not say what it wrote.
     """
-    found = {_folder_reads(folder) for folder in {path.parent for path in paths}}
+    folders: dict[Path, list[Path]] = {}
+    for path in paths:
+        folders.setdefault(path.parent, []).append(path)
+    found = {_folder_reads(folder, files) for folder, files in folders.items()}
     return TRAIN_MASKS if TRAIN_MASKS in found or not found else ", ".join(sorted(found))
 
 
-def _folder_reads(folder: Path) -> str:
+def _folder_reads(folder: Path, files: list[Path]) -> str:
     manifest = folder.parent / "manifest.json"
     try:
         made = json.loads(manifest.read_text(encoding="utf-8"))
@@ -101,4 +108,40 @@ def _folder_reads(folder: Path) -> str:
             where=manifest,
             repair="Run tagmask segment again, with --overwrite.",
         )
+    others = altered(made, files)
+    if others is None:
+        raise InputError(
+            "It was written by an earlier Tagmask, and does not say by SHA-256 which masks it made.",
+            where=manifest,
+            repair="Run tagmask segment again, with --overwrite.",
+        )
+    if others:
+        log.warning(
+            "%d of %d masks, %s for instance, are not as tagmask segment wrote them: all count as a person's.",
+            len(others),
+            len(files),
+            others[0],
+        )
+        return TRAIN_MASKS
     return str(made["reads"])
+
+
+def altered(manifest: Mapping[str, Any], files: Iterable[Path]) -> list[Path] | None:
+    """List the masks that are not, byte for byte, what `tagmask segment` wrote under their names.
+
+    Parameters
+    ----------
+    manifest
+        As `segment` wrote it.
+    files
+        Of OUT/masks.
+
+    Returns
+    -------
+    list or None
+        None for a manifest that names no masks by SHA-256.
+    """
+    cases = manifest.get("cases")
+    made = [case for case in (cases if isinstance(cases, list) else ()) if isinstance(case, dict)]
+    known = {case.get("case"): case["mask_sha256"] for case in made if "mask_sha256" in case}
+    return [path for path in files if known.get(stem(path)) != sha256(path)] if known else None

@@ -38,7 +38,7 @@ from tagmask.scoring.baseline_rows import (
     told_rows,
 )
 from tagmask.scoring.baselines import relative_positions
-from tagmask.scoring.learnt_from import note_of_learnt
+from tagmask.scoring.learnt_from import note_of_altered, note_of_learnt, note_of_mean
 from tagmask.scoring.panels import keep_panels
 from tagmask.scoring.protocol import EvaluateSettings
 from tagmask.scoring.results import Results, open_results
@@ -196,11 +196,15 @@ def evaluate(
             where=results,
             repair="Name results and truth by the stem of the image.",
         )
+    found = replace(found, altered=tuple(i for i in found.altered if i in matched))
     settings = replace(settings, plane=settings.plane or str(found.manifest.get("plane", "axial")))
     reader = _Reader(settings, _images(matched, found, images), picture_positions(cases, found), found)
     prepared = Prepared.open(train) if train is not None else None
     rows, notes = _rows(reader, matched, val, prepared, name or found.title)
-    notes += note_of_learnt(found, {i: reader.images.get(i, ()) for i in matched})
+    sources = {i: reader.images.get(i, ()) for i in matched}
+    notes += note_of_learnt(found, sources) + note_of_altered(found, matched)
+    if prepared is not None and prepared.supervised:
+        notes += note_of_mean(prepared, sources)
     seen = Accumulator(rows, settings, found.score_source(matched))
     for case in _stream(reader, matched, seen.failed):
         seen.enter(case)

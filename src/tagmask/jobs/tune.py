@@ -114,7 +114,8 @@ def tune(
     Raises
     ------
     ConfigError
-        Neither a grid nor a method that chooses, an unknown setting, device or split, or the test split.
+        Neither a grid nor a method that chooses, an unknown setting, device or split, the test split, or a run that
+        is open with settings which masks chose.
     InputError
         No validation slices, or only one tag among them.
     """
@@ -126,6 +127,12 @@ def tune(
         raise ConfigError(f"limit = {limit} is not allowed.", repair="Use 1 or more, or leave it out.")
     device = device_of(device)
     run = Run.of(run, overrides=overrides)
+    if run.val_masks:
+        raise ConfigError(
+            "the run is open with settings that validation masks chose, and what is chosen here reads tags only.",
+            where=run.path,
+            repair="Open it without val_masks.",
+        )
     name = run.method_name(method)
     choose = METHODS[name].choose
     itself = own or not grid

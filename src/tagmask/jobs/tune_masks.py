@@ -23,6 +23,7 @@ from tagmask.machine import device_of
 from tagmask.masks import MaskSettings
 from tagmask.runs import Run
 from tagmask.runs.chosen import VAL_MASKS, combinations, mask_part
+from tagmask.scoring.learnt_from import images_of
 from tagmask.scoring.thresholds import CANDIDATES, SHARES, best_threshold
 from tagmask.text import TextEncoder
 from tagmask.types import Method
@@ -107,7 +108,7 @@ def tune_masks(
     ConfigError
         An unknown setting or device, the test split, or slices that were cut otherwise than the run's.
     InputError
-        No masks, no slices in the split, or some of patients that the run was trained on.
+        No masks, no slices in the split, or some of the train or test split of the run's data.
     """
     if split == "test":
         raise ConfigError("settings cannot be chosen on the test split.", repair="Use the val split.")
@@ -163,7 +164,7 @@ def _maps(
 
 
 def _check_data(run: Run, data: Prepared, split: str) -> None:
-    """Refuse slices that are not the run's kind, or of patients it was trained on."""
+    """Refuse slices that are not the run's kind, or of patients it was trained on or is to be tested on."""
     if data.settings != run.slices:
         raise ConfigError(
             f"its slices were cut with {plain(data.settings)}, those of the run with {plain(run.slices)}.",
@@ -172,13 +173,19 @@ def _check_data(run: Run, data: Prepared, split: str) -> None:
         )
     if not len(data.split_indices(split)):
         raise InputError(f"the {split} split has no slices.", where=data.path, repair="Use the val split.")
-    trained = {row["patient"] for row in Prepared.open(run.experiment.data.prepared).rows("train")}
-    if both := sorted(trained & {row["patient"] for row in data.rows(split)}):
-        raise InputError(
-            f"the run was trained on {len(both)} patients of the {split} split, such as {both[0]}.",
-            where=data.path,
-            repair="Prepare both folders with the same splits.",
-        )
+    own = Prepared.open(run.experiment.data.prepared)
+    patients = {row["patient"] for row in data.rows(split)}
+    images = {image.sha256 for image in images_of(data.path, (split,))}
+    for other in ("train", "test"):
+        both = sorted(patients & {row["patient"] for row in own.rows(other)})
+        same = [image.path for image in images_of(own.path, (other,)) if image.sha256 in images]
+        if both or same:
+            what = f"{len(both)} patients" if both else f"{len(same)} images"
+            raise InputError(
+                f"{what} of its {split} split, such as {(both or same)[0]}, are of the {other} split of the run's data.",
+                where=data.path,
+                repair="Prepare both folders with the same splits.",
+            )
 
 
 def _mask(run: Run, method: str, settings: Mapping[str, Any]) -> MaskSettings:

@@ -99,7 +99,8 @@ def healthy_threshold(
         Tag 1; both values occur.
     rule
         "sweep": every midpoint of neighbouring similarities, and the two ends (-1: all healthy, 1: none). "grid":
-        100 quantiles of the healthy slices from 0.005 to 0.095. The first of the best is taken.
+        100 quantiles of the healthy slices from 0.005 to 0.095, and a healthy slice right at one is not counted as an
+        error, as published. The first of the best is taken.
 
     Examples
     --------
@@ -113,6 +114,6 @@ def healthy_threshold(
     else:
         thresholds = np.quantile(healthy, np.linspace(0.005, 0.095, 100))
     missed = len(unhealthy) - np.searchsorted(unhealthy, thresholds, side="right")
-    errors = missed + np.searchsorted(healthy, thresholds, side="right")
+    errors = missed + np.searchsorted(healthy, thresholds, side="right" if rule == "sweep" else "left")
     best = int(np.argmin(errors))
     return float(thresholds[best]), float(1 - errors[best] / len(similarity))

@@ -236,12 +236,16 @@ class Run:
         return name
 
     def reads(self, method: str) -> str:
-        """Say what was read for the results of a method: its training, val masks if they chose for it, sentences."""
+        """Say what was read for the results of a method: its training, val masks if they chose for it, sentences.
+
+        Of the training as it was: what overrides say of it now changes nothing.
+        """
+        trained = load_experiment(self.path / "experiment.toml")
         learnt = set(self.needs(method)) & MASK_LEARNERS.keys()
         masks_read = self.environment.get("masks_read") if learnt else None
-        selected = self.val_masks or any(getattr(self.experiment.train, n).select_every for n in learnt)
+        selected = self.val_masks or any(getattr(trained.train, n).select_every for n in learnt)
         taught = {*learnt, "gloria_pair"} if "gloria" in learnt else learnt  # the pairs of its encoder
-        texts = any(reads_text(getattr(self.experiment, name)) for name in taught)
+        texts = any(reads_text(getattr(trained, name)) for name in taught)
         read = str(masks_read or METHODS[method].reads)
         return read + (" + val masks" if selected else "") + (" + texts" if texts else "")
 

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Sized
 from pathlib import Path
 from typing import NamedTuple
 
+from tagmask.data.prepared import Prepared
 from tagmask.errors import RunError, TagmaskError
 from tagmask.io import sha256
 from tagmask.runs import Run
 from tagmask.scoring.results import Results
 
-__all__ = ["LearntImage", "images_learnt", "note_of_learnt"]
+__all__ = ["LearntImage", "images_learnt", "images_of", "note_of_altered", "note_of_learnt", "note_of_mean"]
 
 log = logging.getLogger(__name__)
 
@@ -43,18 +44,28 @@ def images_learnt(run: Run, needs: Sequence[str]) -> Iterator[LearntImage]:
         Data that were prepared before splits were written down.
     """
     for home, folder in _lessons(run, needs):
-        if not (folder / "settings.json").is_file():
-            continue
-        record = json.loads((folder / "fingerprint.json").read_text(encoding="utf-8"))
-        if "splits" not in record:
-            raise RunError(
-                "was prepared by an earlier Tagmask, which did not write down which files are of which split.",
-                where=folder,
-                repair="Prepare it again with --overwrite: its fingerprint stays, and so do its runs.",
-            )
-        for path, sha in record["sources"].items():
-            if (split := record["splits"][path]) in ("train", "val"):
-                yield LearntImage(home, path, split, sha)
+        if (folder / "settings.json").is_file():
+            yield from images_of(folder, ("train", "val"), home)
+
+
+def images_of(folder: Path, splits: Sequence[str], home: Path | None = None) -> Iterator[LearntImage]:
+    """Yield the files of some splits of prepared data, as of the run that learnt from them (or of the folder itself).
+
+    Raises
+    ------
+    RunError
+        Data that were prepared before splits were written down.
+    """
+    record = json.loads((folder / "fingerprint.json").read_text(encoding="utf-8"))
+    if "splits" not in record:
+        raise RunError(
+            "was prepared by an earlier Tagmask, which did not write down which files are of which split.",
+            where=folder,
+            repair="Prepare it again with --overwrite: its fingerprint stays, and so do its runs.",
+        )
+    for path, sha in record["sources"].items():
+        if (split := record["splits"][path]) in splits:
+            yield LearntImage(home or folder, path, split, sha)
 
 
 def _lessons(run: Run, needs: Sequence[str]) -> Iterator[tuple[Path, Path]]:
@@ -82,14 +93,57 @@ def note_of_learnt(results: Results, images: Mapping[str, Sequence[Path]]) -> li
     try:
         run = Run.open(Path(str(results.manifest.get("run") or "")), tuned=False)
         seen = {image.sha256 for image in images_learnt(run, run.needs(results.manifest.get("method")))}
-        found = [case for case, paths in images.items() if any(sha256(path) in seen for path in paths)]
+        found = _among(images, seen)
     except (TagmaskError, OSError, ValueError, KeyError, TypeError):
         return []
+    return _noted(
+        found,
+        images,
+        f"are of the train or val split of the data that {run.path} learnt from: their numbers say little of other "
+        "patients.",
+    )
+
+
+def note_of_mean(prepared: Prepared, images: Mapping[str, Sequence[Path]]) -> list[str]:
+    """Say, in a note for the table and in a warning, of how many cases the mean of the train masks has read the truth.
+
+    Parameters
+    ----------
+    prepared
+        The data whose train masks are averaged.
+    images
+        Source files by case; of cases without any nothing is said.
+    """
+    try:
+        train = {image.sha256 for image in images_of(prepared.path, ("train",))}
+        found = _among(images, train)
+    except (TagmaskError, OSError, ValueError, KeyError, TypeError):
+        return []
+    return _noted(
+        found,
+        images,
+        f"are of the train split of {prepared.path}: the rows of the mean of the train masks have read their truth.",
+    )
+
+
+def note_of_altered(results: Results, cases: Sized) -> list[str]:
+    """Say, in a note for the table and in a warning, how many masks are not those that the manifest speaks of."""
+    return _noted(
+        results.altered,
+        cases,
+        "have a mask that tagmask segment did not write as it is: what it has read is unknown.",
+    )
+
+
+def _among(images: Mapping[str, Sequence[Path]], hashes: set[str]) -> list[str]:
+    """Give the cases that have a file of one of these hashes."""
+    return [case for case, paths in images.items() if any(sha256(path) in hashes for path in paths)]
+
+
+def _noted(found: Sequence[str], cases: Sized, what: str) -> list[str]:
+    """Make the note of these cases, if there are any, and warn of it."""
     if not found:
         return []
-    note = (
-        f"{len(found)} of {len(images)} cases, {found[0]} for instance, are of the train or val split of the data that "
-        f"{run.path} learnt from: their numbers say little of other patients."
-    )
+    note = f"{len(found)} of {len(cases)} cases, {found[0]} for instance, {what}"
     log.warning("%s", note)
     return [note]

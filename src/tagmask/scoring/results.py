@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tagmask.data.sources import altered
 from tagmask.errors import InputError, TableError
 from tagmask.io import case_files, stem
 
@@ -32,6 +33,8 @@ class Results:
         Of `segment`; empty otherwise.
     slices
         Lines of slices.csv by case.
+    altered
+        Cases whose mask is not the file that the manifest speaks of.
     """
 
     folder: Path
@@ -39,6 +42,7 @@ class Results:
     scores: dict[str, Path]
     manifest: dict[str, Any]
     slices: dict[str, list[dict[str, str]]]
+    altered: tuple[str, ...] = ()
 
     @property
     def told(self) -> bool:
@@ -49,9 +53,10 @@ class Results:
     def reads(self) -> str:
         """What the method was allowed to see: its training, and tags of these slices if it was handed any.
 
-        "unknown" for masks that come without a manifest.
+        "unknown" for masks that come without a manifest, or of which one was changed afterwards.
         """
-        return str(self.manifest.get("reads", "unknown")) + (f", {TOLD}" if self.told else "")
+        read = "unknown" if self.altered else str(self.manifest.get("reads", "unknown"))
+        return read + (f", {TOLD}" if self.told else "")
 
     @property
     def title(self) -> str:
@@ -118,7 +123,10 @@ def open_results(folder: Path) -> Results:
             where=folder / "manifest.json",
             repair="Wait for it, or run tagmask segment again, with --overwrite.",
         )
-    return Results(folder, masks, scores, manifest, _slices(folder / "slices.csv"))
+    others = altered(manifest, masks.values()) or ()
+    return Results(
+        folder, masks, scores, manifest, _slices(folder / "slices.csv"), tuple(stem(path) for path in others)
+    )
 
 
 def files_by_case(folder: Path) -> dict[str, Path]:

@@ -14,7 +14,7 @@ import torch
 
 from tagmask.data.table import Case
 from tagmask.errors import InputError, TagmaskError
-from tagmask.io import write_mask, write_scores
+from tagmask.io import sha256, write_mask, write_scores
 from tagmask.masks import MaskSettings, binarise
 from tagmask.networks.classifier import Classifier
 from tagmask.networks.pixel_classifier import picture_uncertainty
@@ -239,7 +239,8 @@ class Workbench:
         self.done.append(study.id)
         seconds = round(time.perf_counter() - case.started, 3)
         self.records.append({"case": study.id, "sources": [str(p.resolve()) for p in study.sources],
-                             "status": "done", "seconds": seconds, "slices": len(case.lines)})  # fmt: skip
+                             "status": "done", "seconds": seconds, "slices": len(case.lines),
+                             "mask_sha256": sha256(written[0])})  # fmt: skip
 
 
 def _held(waiting: list[tuple[OpenCase, int]]) -> int:
