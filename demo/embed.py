@@ -32,7 +32,7 @@ def main(source: Path, target: Path) -> None:
     for name in run.experiment.networks():
         path = target / "weights" / f"{name}.safetensors"
         metadata = weights.read_metadata(run.weights_path(name))["metadata"]
-        weights.save(path, run.networks.get(name), metadata, dtype=torch.float16)
+        weights.save(path, run.network(name), metadata, dtype=torch.float16)
         print(f"{path}: {path.stat().st_size / 1e6:.1f} MB")
 
 

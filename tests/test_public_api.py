@@ -38,6 +38,7 @@ def test_exactly_these_names_are_public() -> None:
         "__version__",
         "ablate",
         "benchmark",
+        "combine",
         "evaluate",
         "import_weights",
         "open_run",
@@ -47,6 +48,7 @@ def test_exactly_these_names_are_public() -> None:
         "segment",
         "train",
         "tune",
+        "tune_masks",
     ]
 
 

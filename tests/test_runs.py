@@ -39,11 +39,10 @@ def same(a: torch.nn.Module | None, b: torch.nn.Module | None) -> bool:
 def test_an_open_run_has_everything(all_networks: Path) -> None:
     run = Run.open(all_networks)
     for name in ALL:
-        made = run.networks.get(name)
+        made = run.network(name)
         assert same(made, network(name)) and not made.training
         assert not any(p.requires_grad for p in made.parameters())
     assert run.slices == SLICES
-    assert run.networks.schedule.steps == 1000
     assert (run.snapshot, run.method_name(), run.method_name("unet")) == (None, "cdm", "unet")
 
 
@@ -62,7 +61,7 @@ def test_each_method_takes_its_settings_from_the_run(all_networks: Path) -> None
         3,
         2,
     )
-    assert made["cdm"].classifier is None and made["cg_cdm"].classifier is run.networks.classifier
+    assert made["cdm"].classifier is None and made["cg_cdm"].classifier is run.network("classifier")
     changed: Any = run.method("cdm", stages=5)
     assert (changed.settings.stages, changed.settings.noise_level) == (5, 300)
 
@@ -168,11 +167,11 @@ def test_a_snapshot_is_used_where_there_is_one(run: Path) -> None:
     for step in (10, 20):
         opened = Run.open(run, snapshot=step)
         assert opened.weights_path("denoiser") == run / "snapshots" / f"denoiser-{step:06d}.safetensors"
-        assert same(opened.networks.denoiser, network("denoiser", seed=step))
+        assert same(opened.network("denoiser"), network("denoiser", seed=step))
         # What kept no snapshots is as it was at the end.
         assert opened.weights_path("classifier") == run / "weights" / "classifier.safetensors"
-        assert same(opened.networks.classifier, network("classifier"))
-    assert same(Run.open(run).networks.denoiser, network("denoiser"))
+        assert same(opened.network("classifier"), network("classifier"))
+    assert same(Run.open(run).network("denoiser"), network("denoiser"))
     assert Run.open(run).snapshots("denoiser") == [10, 20]
 
 
@@ -181,7 +180,7 @@ def test_a_network_of_fewer_steps_gives_its_last_weights(run: Path) -> None:
     keep(run, "classifier", 10, 15)
     opened = Run.open(run, snapshot=20)
     assert opened.weights_path("classifier") == run / "weights" / "classifier.safetensors"
-    assert same(Run.open(run, snapshot=10).networks.classifier, network("classifier", seed=10))
+    assert same(Run.open(run, snapshot=10).network("classifier"), network("classifier", seed=10))
 
 
 @pytest.mark.parametrize("step", [0, 11, 40, -1])
@@ -201,8 +200,13 @@ def test_last_weights_do_not_pass_for_a_snapshot(run: Path) -> None:
     """The classifier was kept after 5 steps, the denoiser was not: its last weights are something else."""
     keep(run, "denoiser", 10)
     keep(run, "classifier", 5, 10)
-    with pytest.raises(RunError, match="after 5 steps"):
-        _ = Run.open(run, snapshot=5).networks
+    opened = Run.open(run, snapshot=5)
+    for ask in (lambda: opened.network("denoiser"), lambda: opened.method("cg_cdm")):
+        with pytest.raises(RunError, match="after 5 steps"):
+            ask()
+    # and a method that has no use for it is not concerned
+    made: Any = opened.method("layer_cam", network="classifier")
+    assert same(made.network, network("classifier", seed=5))
 
 
 # tuned settings

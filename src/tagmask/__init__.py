@@ -22,13 +22,14 @@ if TYPE_CHECKING:
     from tagmask.io import read_study
     from tagmask.jobs.ablate import ablate
     from tagmask.jobs.benchmark import benchmark
-    from tagmask.jobs.evaluate import EvaluateSettings, evaluate
+    from tagmask.jobs.evaluate import EvaluateSettings, combine, evaluate
     from tagmask.jobs.import_weights import import_weights
     from tagmask.jobs.prepare import prepare
     from tagmask.jobs.report import report
     from tagmask.jobs.segment import segment
     from tagmask.jobs.train import train
     from tagmask.jobs.tune import tune
+    from tagmask.jobs.tune_masks import tune_masks
     from tagmask.methods import METHODS
     from tagmask.runs import Run
     from tagmask.slices import SliceSettings
@@ -47,6 +48,7 @@ __all__ = [
     "__version__",
     "ablate",
     "benchmark",
+    "combine",
     "evaluate",
     "import_weights",
     "open_run",
@@ -56,6 +58,7 @@ __all__ = [
     "segment",
     "train",
     "tune",
+    "tune_masks",
 ]
 
 # Public name -> where it lives: module, and what it is called there.
@@ -68,6 +71,7 @@ _HOMES = {
     "TagmaskError": ("tagmask.errors", "TagmaskError"),
     "ablate": ("tagmask.jobs.ablate", "ablate"),
     "benchmark": ("tagmask.jobs.benchmark", "benchmark"),
+    "combine": ("tagmask.jobs.evaluate", "combine"),
     "evaluate": ("tagmask.jobs.evaluate", "evaluate"),
     "import_weights": ("tagmask.jobs.import_weights", "import_weights"),
     "open_run": ("tagmask.runs", "Run.open"),
@@ -77,6 +81,7 @@ _HOMES = {
     "segment": ("tagmask.jobs.segment", "segment"),
     "train": ("tagmask.jobs.train", "train"),
     "tune": ("tagmask.jobs.tune", "tune"),
+    "tune_masks": ("tagmask.jobs.tune_masks", "tune_masks"),
 }
 
 

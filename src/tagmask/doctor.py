@@ -221,10 +221,9 @@ def _arithmetic() -> Finding:
         return Finding(
             "arithmetic", "broken", f"torch computes 72 as {y}, 8 as {bf16}", "Install torch again."
         )
-    try:
-        fast = bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
-    except (AttributeError, RuntimeError):
-        fast = False
+    from tagmask.machine import bf16_is_fast
+
+    fast = bf16_is_fast()
     how = "bf16 is supported (precision = bf16 trains faster)" if fast else "bf16 is emulated (use fp32)"
     return Finding("CPU", "ok", f"{torch.get_num_threads()} threads, {how}")
 

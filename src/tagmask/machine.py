@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import platform
 import subprocess
@@ -16,7 +17,7 @@ import torch
 from tagmask import __version__
 from tagmask.errors import ConfigError
 
-__all__ = ["device_of", "environment"]
+__all__ = ["bf16_is_fast", "device_of", "environment", "free_memory"]
 
 
 def device_of(name: str) -> str:
@@ -39,7 +40,7 @@ def device_of(name: str) -> str:
 
 
 def environment() -> dict[str, Any]:
-    """Versions, machine, command and, in a checkout, the commit, for manifests."""
+    """Versions, machine, processes, command and, in a checkout, the commit, for manifests."""
     names = (
         "torch",
         "numpy",
@@ -54,10 +55,28 @@ def environment() -> dict[str, Any]:
         "python": platform.python_version(),
         "platform": platform.platform(),
         "cores": os.cpu_count(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "cuda": torch.version.cuda,
+        "processes": int(os.environ.get("WORLD_SIZE", "1")),
         "versions": {"tagmask": __version__} | {name: _version(name) for name in names},
         "commit": _commit(),
         "command": sys.argv,
     }
+
+
+def free_memory() -> None:
+    """Let go of what nothing refers to any more, in the cache of the GPUs too."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def bf16_is_fast() -> bool:
+    """Whether this CPU multiplies bf16 numbers itself; otherwise fp32 is the faster of the two."""
+    try:
+        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    except (AttributeError, RuntimeError):  # a build without oneDNN
+        return False
 
 
 @cache

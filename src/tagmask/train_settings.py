@@ -27,7 +27,9 @@ class TrainSettings:
         Slices a step, over all processes and micro-batches together.
     micro_batch
         Slices that go through the network at once on one process; None takes them all. Smaller values
-        accumulate gradients and need less memory.
+        accumulate gradients and need less memory. What is learnt is the same where the loss is a mean over slices, and
+        not quite with batch norm, a Dice of all pixels together (`dice_per_image` = false) or GLoRIA's contrast, which
+        are then of each part by itself; nor is it with several processes, which share a batch as well.
     optimizer, momentum
         "adamw", "adam" (weight decay is then part of the gradient) or "sgd", which alone has a momentum.
     learning_rate, weight_decay, warmup

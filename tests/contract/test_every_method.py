@@ -152,7 +152,7 @@ def test_tags_of_the_batch_do_not_move_the_map(name: str, runs: Callable[[int], 
 def test_networks_are_left_as_they_are(name: str, runs: Callable[[int], Run]) -> None:
     run = runs(1)
     method = run.method(name)
-    networks: list[Any] = [run.networks.get(need) for need in run.needs(name)]
+    networks: list[Any] = [run.network(need) for need in run.needs(name)]
     before = [{k: v.clone() for k, v in network.state_dict().items()} for network in networks]
     method.predict(batch_of(name), 0)
     for network, state in zip(networks, before, strict=True):

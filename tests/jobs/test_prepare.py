@@ -522,7 +522,10 @@ def test_masks_that_were_made_from_tags_are_known_as_such(
     manifest.write_text(json.dumps(record))
     picture(tmp_path / "made" / "masks" / "i4.png", array=array.T[::-1])
     assert run(tmp_path, rows, **options)[1].masks_read == "train masks"
-    assert "1 of 6 masks" in caplog.text and "i4.png for instance, are not as tagmask segment wrote them" in caplog.text
+    assert (
+        "1 of 6 masks" in caplog.text
+        and "i4.png for instance, are not as tagmask segment wrote them" in caplog.text
+    )
     manifest.write_text(json.dumps({**record, "cases": [{"case": "i0", "status": "done"}]}))
     with pytest.raises(InputError, match="earlier Tagmask, and does not say by SHA-256"):
         run(tmp_path, rows, **options)

@@ -274,7 +274,7 @@ def test_given_tags_rule_and_the_classifier_fills_in(
     bias: float, run: Path, three: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     opened = Run.open(run)
-    real = opened.networks.classifier
+    real = opened.network("classifier")
     assert real is not None
     monkeypatch.setattr(type(real), "forward", lambda _, x, t: torch.tensor([[0.0, bias]]).expand(len(x), 2))
     result = segment(opened, [three], out=tmp_path / "out")

@@ -7,18 +7,26 @@ import shutil
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 
+import tagmask.jobs.train
+from tagmask import objectives
+from tagmask.data.prepared import Prepared
 from tagmask.errors import ConfigError, InputError, RunError, TagmaskError
 from tagmask.io import sha256
 from tagmask.jobs.train import train
 from tagmask.networks import weights
 from tagmask.networks.checkpoints import read_checkpoint
 from tagmask.runs import Run
+from tagmask.training.batches import TrainingBatch, TrainingBatches
 from tests import toys
 
 ROOT = Path(__file__).parents[2]
@@ -82,6 +90,23 @@ def test_a_stopped_run_resumes_bit_for_bit(trained: Path, prepared: Path, tmp_pa
     assert same(state(out), state(trained))
 
 
+def test_batches_drawn_ahead_change_nothing(prepared: Path, tmp_path: Path, trained: Path) -> None:
+    settings = replace(Run.open(trained).experiment.train.denoiser, noise="simplex", label_dropout=0.3)
+    rows = Prepared.open(prepared).split_indices("train")
+    batches = [TrainingBatches(Prepared.open(prepared), settings, 1000, rows) for _ in range(2)]
+    batches[1].draw_ahead(6)
+    for step in (1, 2, 3, 6, 2, 3, 4):  # and from any step on
+        plain, ahead = (b.of(step) for b in batches)
+        for ours, theirs in zip(fields_of(plain), fields_of(ahead), strict=True):
+            assert torch.equal(ours, theirs)
+    assert list(batches[1]._ahead) == [5]
+    assert batches[1].of(5) is not None and batches[1].of(6) is not None and not batches[1]._ahead
+
+
+def fields_of(batch: TrainingBatch) -> list[torch.Tensor]:
+    return [batch.image, batch.label, batch.noise.t, batch.noise.eps, batch.noise.drop]
+
+
 def test_micro_batches_and_order_of_networks_do_not_matter(
     trained: Path, prepared: Path, tmp_path: Path
 ) -> None:
@@ -92,6 +117,59 @@ def test_micro_batches_and_order_of_networks_do_not_matter(
         one_step = ["train.denoiser.steps=1", *change]
         train(experiment, out=tmp_path / name, only="denoiser", overrides=one_step)
     assert same_gradient(tmp_path / "micro", tmp_path / "whole")
+
+
+class _Spoil(torch.autograd.Function):
+    """Whatever comes in, with a gradient that is not finite."""
+
+    @staticmethod
+    def forward(ctx: object, x: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: object, gradient: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+        return gradient * float("inf")
+
+
+@pytest.fixture
+def scaled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Loss scaling as fp16 has it, on a CPU."""
+
+    def processes(settings: object, device: str) -> Accelerator:
+        AcceleratorState._reset_state()
+        accelerator = Accelerator()
+        accelerator.scaler = torch.amp.GradScaler("cpu")
+        accelerator.state._mixed_precision = "fp16"
+        return accelerator
+
+    monkeypatch.setattr(tagmask.jobs.train, "processes", processes)
+
+
+def test_gradients_that_no_scale_of_fp16_makes_finite_stop_the_training(
+    prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scaled: None
+) -> None:
+    experiment, real = toys.write_experiment(tmp_path / "e.toml", prepared), objectives.denoise
+    monkeypatch.setattr(objectives, "denoise", lambda *arguments: _Spoil.apply(real(*arguments)))
+    with pytest.raises(RunError, match=r"gradient's norm nan at step 20.*state after step 19.*fp32"):
+        train(experiment, out=tmp_path / "run", only="denoiser", overrides=["train.denoiser.steps=50"])
+    assert not (tmp_path / "run" / "weights").exists()
+
+
+def test_a_step_that_fp16_skips_moves_no_average(
+    prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scaled: None
+) -> None:
+    experiment, real, calls = toys.write_experiment(tmp_path / "e.toml", prepared), objectives.denoise, []
+
+    def now_and_then(*arguments: Any) -> torch.Tensor:
+        calls.append(1)
+        loss = real(*arguments)
+        return _Spoil.apply(loss) if len(calls) in (3, 4) else loss  # type: ignore[no-any-return]
+
+    monkeypatch.setattr(objectives, "denoise", now_and_then)
+    train(experiment, out=tmp_path / "run", only="denoiser", overrides=["train.denoiser.steps=6"])
+    kept = state(tmp_path / "run")
+    assert len(calls) == 6 and int(kept["average.n_averaged"]) == 4
+    assert all(torch.isfinite(value).all() for value in kept.values())
 
 
 def launch(experiment: Path, out: Path, processes: int, *overrides: str) -> subprocess.Popen[str]:
@@ -186,7 +264,7 @@ def test_training_opens_no_mask(cohort: Path, tmp_path: Path) -> None:
     settings = SliceSettings(size=toys.SIZE, normalise="window", window=(0.0, 255.0))
     prepare(blind, tmp_path / "prepared", settings=settings)
     run = train(toys.write_experiment(tmp_path / "e.toml", tmp_path / "prepared"), out=tmp_path / "run")
-    assert run.networks.denoiser is not None and not (tmp_path / "prepared" / "masks.npy").exists()
+    assert run.network("denoiser") is not None and not (tmp_path / "prepared" / "masks.npy").exists()
 
 
 def test_another_experiment_or_other_data_is_refused(trained: Path, prepared: Path, tmp_path: Path) -> None:
@@ -267,7 +345,7 @@ def test_the_supervised_row_needs_masks_and_says_so(cohort: Path, prepared: Path
         out=tmp_path / "b",
         only="segmenter",
     )
-    learner = Run.open(run.path).networks.get("segmenter")
+    learner = Run.open(run.path).network("segmenter")
     assert learner is not None and learner(torch.zeros(1, 1, 16, 16)).isfinite().all()
 
 

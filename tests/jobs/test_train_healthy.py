@@ -59,7 +59,7 @@ def test_slices_of_one_tag_alone_are_seen(
     given = [np.ascontiguousarray(one.numpy()).tobytes() for image, _, _ in seen for one in image]
     assert len(given) == 6 * 8 and set(given) == healthy  # all of them, and no other
     assert all(int(label.max()) == 0 for _, label, _ in seen)
-    assert run.networks.denoiser is not None and not hasattr(run.networks.denoiser, "table")
+    assert (made := run.network("denoiser")) is not None and not hasattr(made, "table")
     assert (tmp_path / "run" / "samples" / "denoiser-000006.png").stat().st_size  # one row, for one condition
 
 

@@ -145,7 +145,9 @@ def test_each_is_trained_stopped_resumed_and_used(
     now = [f"train.{name}.select_every=0"]
     if texts:
         now += [f"{name}.text={silent}", f"{name}.null_text=false", f"train.{name}.text_dropout=0"]
-    assert Run.open(again.path, overrides=now).reads(method) == "train masks + val masks" + texts  # it was trained so
+    assert (
+        Run.open(again.path, overrides=now).reads(method) == "train masks + val masks" + texts
+    )  # it was trained so
 
 
 # features
@@ -360,7 +362,7 @@ def test_pairs_teach_the_encoder_that_gloria_begins_with(learn: Learn, tmp_path:
     )
     learnt = [k for k in pairs if k.startswith("encoder.") and "running" not in k and "batches" not in k]
     assert len(learnt) > 30 and all(torch.allclose(ours[k], pairs[k], atol=1e-6) for k in learnt)
-    assert list(Run.open(run.path).networks.learners) == ["gloria"]  # pairs are in no method's way
+    assert Run.open(run.path).needs("gloria") == ("gloria",)  # pairs are in no method's way
     assert run.reads("gloria") == "train masks + texts"
     scratch = weights.read_tensors(learn("gloria", "b", *still).weights_path("gloria"))
     assert not torch.allclose(scratch["encoder.conv1.weight"], ours["encoder.conv1.weight"], atol=1e-3)

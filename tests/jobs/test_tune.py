@@ -20,6 +20,7 @@ from tagmask.jobs.segment import segment
 from tagmask.jobs.tune import tune
 from tagmask.masks import MaskSettings, binarise, separation
 from tagmask.methods import METHODS, Recipe
+from tagmask.methods.cdm import CDM
 from tagmask.runs import Run
 from tagmask.runs.chosen import VAL_MASKS
 from tagmask.types import Batch, Choice, Prediction
@@ -376,9 +377,15 @@ def test_few_slices_of_either_tag_by_seed(run: Path, prepared: Path, monkeypatch
 
 
 def test_the_batch_does_not_matter(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = tune(run, grid={"stages": [1, 2]})
-    monkeypatch.setattr("tagmask.jobs.tune.BATCH", 3)
-    parts = tune(run, grid={"stages": [1, 2]})
+    whole, sizes, real = tune(run, grid={"stages": [1, 2]}), set[int](), CDM.predict
+
+    def seen(self: CDM, batch: Batch, seed: int = 0) -> Prediction:
+        sizes.add(len(batch))
+        return real(self, batch, seed)
+
+    monkeypatch.setattr(CDM, "predict", seen)
+    parts = tune(run, grid={"stages": [1, 2]}, batch=3)
+    assert sizes == {2, 3}  # eight slices in three batches
     for a, b in zip(whole.candidates, parts.candidates, strict=True):
         assert a["auc"] == pytest.approx(b["auc"], abs=1e-6)
 
@@ -402,6 +409,7 @@ def test_the_batch_does_not_matter(run: Path, monkeypatch: pytest.MonkeyPatch) -
         ({"grid": {"mask.median": [2]}}, ConfigError, r"mask\.median"),
         ({"grid": {"mask.rule": ["method"]}}, ConfigError, "this method gives none"),
         ({"limit": 0}, ConfigError, "limit = 0"),
+        ({"batch": 0}, ConfigError, "batch = 0"),
         ({"device": "gpu"}, ConfigError, "'gpu' cannot be used"),
         ({"overrides": ["methods.cdm.foo=1"]}, ConfigError, "unknown key"),
         ({"overrides": ['data.prepared="nowhere"']}, InputError, "nowhere"),

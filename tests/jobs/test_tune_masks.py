@@ -183,11 +183,16 @@ def test_rules_of_shares_are_tried_beside_a_fixed_threshold(
         ({"split": "test"}, ConfigError, "test split"),
         ({"split": "vla"}, InputError, "vla split has no slices"),
         ({"limit": 0}, ConfigError, "limit = 0"),
+        ({"batch": 0}, ConfigError, "batch = 0"),
         ({"grid": {"stage": [1]}}, ConfigError, "Did you mean stages"),
         ({"grid": {"mask.medain": [1]}}, ConfigError, "Did you mean median"),
         ({"grid": {"mask.rule": ["otsu"]}}, ConfigError, "has no value to be chosen"),
         ({"grid": {"mask.value": []}}, ConfigError, "finite numbers"),
-        ({"split": "train"}, InputError, "6 patients of its train split, such as train0, are of the train split"),
+        (
+            {"split": "train"},
+            InputError,
+            "6 patients of its train split, such as train0, are of the train split",
+        ),
         ({"device": "gpu"}, ConfigError, "'gpu' cannot be used"),
     ],
 )
@@ -224,6 +229,8 @@ def test_slices_that_the_run_is_to_be_tested_on_do_not_pass_for_val(
         table = other / "val" / "labels.csv"
         table.write_text(table.read_text().replace(",test", ",somebody"))
     prepare(other, tmp_path / "masks", settings=SLICES, supervised=True, masks=other / "masks")
-    with pytest.raises(InputError, match=rf"{what} of its val split, such as .*, are of the test split of the"):
+    with pytest.raises(
+        InputError, match=rf"{what} of its val split, such as .*, are of the test split of the run"
+    ):
         tune_masks(run, masks=tmp_path / "masks")
     assert not (run / VAL_MASKS).exists() and not list(run.glob("tune-*"))

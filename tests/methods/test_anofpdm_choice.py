@@ -134,7 +134,9 @@ def test_the_sweep_finds_the_best_of_all_splits(seed: int) -> None:
 def test_a_grid_of_quantiles_of_the_healthy_slices_as_in_the_published_code(ties: bool) -> None:
     rng = np.random.default_rng(0)
     present = np.arange(402) % 2 == 1
-    healthy = np.linspace(0, 1, 201) if ties else rng.beta(9, 1, 201)  # whose quantiles are slices, now and then
+    healthy = (
+        np.linspace(0, 1, 201) if ties else rng.beta(9, 1, 201)
+    )  # whose quantiles are slices, now and then
     similarity = np.empty(402)
     similarity[present], similarity[~present] = rng.beta(2, 9, 201), healthy
     best, fewest = None, 1e6

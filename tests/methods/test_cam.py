@@ -387,7 +387,7 @@ def test_only_the_named_network_is_needed(name: str, tmp_path: Path) -> None:
     assert METHODS["grad_cam"].needs_of(CAMSettings(network=name)) == (name,)  # type: ignore[arg-type]
     assert run.needs("grad_cam") == (name,) and run.needs("cdm") == ("denoiser",)
     made: Any = run.method("grad_cam")
-    assert made.network is getattr(run.networks, name) and made.kind == "grad_cam"
+    assert made.network is run.network(name) and made.kind == "grad_cam"
     with pytest.raises(RunError, match=f"no weights of the {other} that layer_cam needs"):
         run.method("layer_cam")
     assert run.method("layer_cam", network=name)

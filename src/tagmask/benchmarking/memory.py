@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import resource
 import sys
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 
 import torch
 
-__all__ = ["PeakMemory", "free_memory"]
+__all__ = ["PeakMemory"]
 
 _CLEAR = Path("/proc/self/clear_refs")
 _STATUS = Path("/proc/self/status")
@@ -57,10 +56,3 @@ class PeakMemory:
             return int(line.split()[1]) * 1024
         # kilobytes on Linux, bytes on macOS
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-
-
-def free_memory() -> None:
-    """Let go of what nothing refers to any more, in the cache of the GPUs too."""
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()

@@ -47,7 +47,8 @@ def explain(error: Exception) -> tuple[int, str]:
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return (
             ResourceError.exit_code,
-            f"memory does not suffice: {error}. Use a smaller --batch or smaller slices.",
+            f"memory does not suffice: {error}. Use a smaller --batch (train: --set train.NETWORK.micro_batch=N) "
+            "or smaller slices.",
         )
     if isinstance(error, OSError) and error.strerror:
         where = f"{error.filename}: " if error.filename else ""

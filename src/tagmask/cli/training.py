@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -187,21 +188,24 @@ def train(
     only: Annotated[
         str | None, typer.Option(help="Train this network alone, by the name of its table, as denoiser.")
     ] = None,
+    device: Annotated[str, typer.Option(help="auto, the GPU if there is one, or cpu.")] = "auto",
 ) -> None:
     """Train the networks of an experiment, or go on where a stopped training was.
 
     On several GPUs or nodes: torchrun --nproc-per-node 4 -m tagmask train ...
+    Nodes share the run folder.
     """
     from tagmask.jobs.train import train as job
 
     out = out or Path("runs") / experiment.stem
     try:
         with training() as report:
-            run = job(experiment, out=out, overrides=overrides or [], only=only, report=report)
+            run = job(experiment, out=out, overrides=overrides or [], only=only, device=device, report=report)
     except KeyboardInterrupt:
         say(f"stopped. The same command goes on from the last checkpoint in {out}.")
         raise
-    typer.echo(f"trained -> {run.path}")
+    if os.environ.get("RANK", "0") == "0":
+        typer.echo(f"trained -> {run.path}")
 
 
 @app.command(
@@ -236,6 +240,7 @@ def tune(
     ] = None,
     seed: Seed = 0,
     device: Device = "auto",
+    batch: Annotated[int, typer.Option(help="Slices at once.")] = 16,
 ) -> None:
     """Choose a method's settings by the tags of the validation split. Masks are opened for dice alone."""
     from functools import partial
@@ -263,6 +268,7 @@ def tune(
             limit=limit,
             seed=seed,
             device=device,
+            batch=batch,
             report=report,
         )
     typer.echo(str(result))

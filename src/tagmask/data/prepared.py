@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypedDict
@@ -226,6 +226,17 @@ class Prepared:
             label=torch.from_numpy(labels) if (labels >= 0).all() else None,
             text=None if encode is None else encode([self.texts[i] for i in places]),
         )
+
+    def batches(
+        self,
+        indices: Sequence[int] | np.ndarray,
+        size: int,
+        encode: Callable[[Sequence[str | None]], TextTokens] | None = None,
+    ) -> Iterator[Batch]:
+        """Read slices in as few batches of at most `size` as hold them, about as large as each other."""
+        places = np.asarray(indices, dtype=np.int64)
+        for part in np.array_split(places, -(-len(places) // size)) if len(places) else ():
+            yield self.batch(part, encode)
 
 
 def _read_index(path: Path) -> tuple[IndexRow, ...]:

@@ -22,7 +22,6 @@ from tagmask.benchmarking.examples import draw_examples
 from tagmask.benchmarking.figures import draw_figure
 from tagmask.benchmarking.folds import Folds, open_folds
 from tagmask.benchmarking.gather import gather
-from tagmask.benchmarking.memory import free_memory
 from tagmask.benchmarking.tables import write_tables
 from tagmask.benchmarking.trainings import Training, training_of
 from tagmask.config import plain
@@ -30,7 +29,7 @@ from tagmask.errors import ConfigError, InputError, RunError, TagmaskError
 from tagmask.io import alone_in
 from tagmask.jobs.benchmark_cell import CellMaker
 from tagmask.jobs.train import Progress, train
-from tagmask.machine import device_of, environment
+from tagmask.machine import device_of, environment, free_memory
 from tagmask.training.kept_features import shared_features
 
 __all__ = ["BenchmarkResult", "benchmark"]
@@ -100,7 +99,7 @@ def benchmark(
     only
         Train and make the cells of these rows alone, by name or by `line`; the tables hold all that is finished.
     device, batch
-        As of `segment`.
+        As of `segment`. Trainings use the CPU where it is named, and otherwise what there is.
     report
         Called with (cells seen to, all cells).
     training
@@ -130,7 +129,7 @@ def benchmark(
     with alone_in(out):
         folds = open_folds(plan, partial(_fail, failed))
         with shared_features():
-            trained = _train(plan, wanted, folds, failed, training)
+            trained = _train(plan, wanted, folds, failed, device, training)
         cells = list(_plan(plan, wanted, folds, out / "cells", failed))
         maker = CellMaker([cell for cell in cells if cell.row.name in wanted], device, batch)
         for count, cell in enumerate(maker.ordered(cells), 1):
@@ -182,6 +181,7 @@ def _train(
     wanted: set[str],
     folds: Folds,
     failed: dict[str, str],
+    device: str,
     report: Callable[[Progress], None],
 ) -> list[str]:
     """Train what the runs of the wanted rows lack, each once, and say which networks that were.
@@ -202,7 +202,8 @@ def _train(
             experiment = training.load()
             for network in training.lacking(experiment):
                 log.info("%s: the %s is trained in %s", title, network, training.run)
-                train(experiment, out=training.run, only=network, report=report)
+                where = "cpu" if device == "cpu" else "auto"
+                train(experiment, out=training.run, only=network, device=where, report=report)
                 trained.append(f"{network} -> {training.run}")
         except Exception as error:
             _fail(failed, title, error)

@@ -13,10 +13,11 @@ from typing import Any
 import torch
 
 from tagmask.benchmarking.cells import Cell
-from tagmask.benchmarking.memory import PeakMemory, free_memory
+from tagmask.benchmarking.memory import PeakMemory
 from tagmask.errors import InputError, TagmaskError
 from tagmask.jobs.evaluate import evaluate
 from tagmask.jobs.segment import segment
+from tagmask.machine import free_memory
 from tagmask.scoring.results import open_results
 from tagmask.segmenting.prediction_cache import PredictionCache, Variant
 from tagmask.types import Batch, Prediction
@@ -136,7 +137,7 @@ class CellMaker:
             walk.peak = record
         return {
             **{"seconds": seconds, "slices": slices, "seconds_per_image": seconds / max(slices, 1)},
-            **{"device": self._device, "parameters": run.networks.size(run.needs(cell.row.method))},
+            **{"device": self._device, "parameters": run.size(cell.row.method)},
             **record,
         }
 

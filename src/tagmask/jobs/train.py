@@ -13,6 +13,7 @@ from tagmask.data.prepared import Prepared
 from tagmask.errors import ConfigError
 from tagmask.experiment import Experiment, load_experiment
 from tagmask.io import alone_in, refuse_foreign
+from tagmask.machine import free_memory
 from tagmask.methods import settings_of
 from tagmask.networks.kinds import NETWORKS
 from tagmask.runs import Run
@@ -30,6 +31,7 @@ def train(
     out: Path | str,
     overrides: Sequence[str] = (),
     only: str | None = None,
+    device: str = "auto",
     report: Callable[[Progress], None] = lambda _: None,
 ) -> Run:
     """Train every network of an experiment, or go on where a stopped training was.
@@ -44,8 +46,15 @@ def train(
         `a.b=c` assignments on top of the file.
     only
         Train this network alone.
+    device
+        "auto", the GPU if there is one; "cpu". Of several GPUs, CUDA_VISIBLE_DEVICES chooses.
     report
         Called with each line of the log, on the main process.
+
+    Returns
+    -------
+    Run
+        Open, with what was chosen for it earlier.
 
     Raises
     ------
@@ -53,6 +62,11 @@ def train(
         Settings that do not fit the data, a folder that holds another run or other things, or one where another
         process trains.
     """
+    if device not in ("auto", "cpu"):
+        raise ConfigError(
+            f"device = {device!r}, but training takes auto or cpu.",
+            repair="Choose among several GPUs by CUDA_VISIBLE_DEVICES.",
+        )
     out = Path(out)
     if not isinstance(experiment, Experiment):
         experiment = load_experiment(Path(experiment), overrides)
@@ -72,7 +86,7 @@ def train(
     with ExitStack() as alone:
         for name in names:
             settings: TrainSettings = getattr(experiment.train, name)
-            accelerator = processes(settings)
+            accelerator = processes(settings, device)
             if accelerator.is_main_process and run is None:
                 refuse_foreign(out, "experiment.toml", leftovers=PARTS)
                 alone.enter_context(alone_in(out))
@@ -81,4 +95,5 @@ def train(
             accelerator.wait_for_everyone()
             run = run or Run.open(out, tuned=False)
             Trainer(name, settings, run, prepared, accelerator, report).run_to_end()
+            free_memory()  # a trained network stays in a ring of references, and on the GPU, until it is looked for
     return Run.open(out)

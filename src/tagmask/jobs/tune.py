@@ -34,8 +34,6 @@ from tagmask.types import Batch, Choice
 
 __all__ = ["TuneResult", "tune"]
 
-BATCH = 16
-
 
 @dataclass(frozen=True)
 class TuneResult:
@@ -84,6 +82,7 @@ def tune(
     limit: int | None = None,
     seed: int = 0,
     device: str = "auto",
+    batch: int = 16,
     report: Callable[[int, int], None] = lambda done, total: None,
 ) -> TuneResult:
     """Choose settings on validation slices by their tags: as the method's paper does, or from a grid.
@@ -108,6 +107,8 @@ def tune(
         Of the draw and of the methods' noise.
     split
         "val"; "test" is refused, since nothing is chosen on a test split.
+    batch
+        Slices at once, at most.
     report
         Called with (candidates tried, all candidates); without a grid with (slices seen, all slices).
 
@@ -123,8 +124,9 @@ def tune(
         raise ConfigError("settings cannot be chosen on the test split.", repair="Use the val split.")
     if split not in SPLITS:
         raise ConfigError(f"there is no split {split!r}.", repair="Use val, or train.")
-    if limit is not None and limit < 1:
-        raise ConfigError(f"limit = {limit} is not allowed.", repair="Use 1 or more, or leave it out.")
+    for key, value in (("limit", limit), ("batch", batch)):
+        if value is not None and value < 1:
+            raise ConfigError(f"{key} = {value} is not allowed.", repair="Use 1 or more, or leave it out.")
     device = device_of(device)
     run = Run.of(run, overrides=overrides)
     if run.val_masks:
@@ -147,6 +149,7 @@ def tune(
         prepared,
         _rows(prepared, split, limit, seed, balanced=not itself),
         device,
+        batch,
         reader.encoder if reader else None,
     )
     figure: Mapping[str, bytes] = {}
@@ -168,14 +171,15 @@ class _Slices:
     prepared: Prepared
     rows: np.ndarray
     device: str
+    size: int
     encode: TextEncoder | None = None
     report: Callable[[int, int], None] = lambda done, total: None
 
     def __iter__(self) -> Iterator[Batch]:
         done = 0
-        for places in np.array_split(self.rows, max(1, len(self.rows) // BATCH)):
-            yield self.prepared.batch(places, self.encode).to(self.device)
-            done += len(places)
+        for batch in self.prepared.batches(self.rows, self.size, self.encode):
+            yield batch.to(self.device)
+            done += len(batch)
             self.report(done, len(self.rows))
 
 

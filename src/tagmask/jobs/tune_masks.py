@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from tagmask.config import plain, read_toml, write_toml
 from tagmask.data.prepared import Prepared
@@ -25,12 +24,9 @@ from tagmask.runs import Run
 from tagmask.runs.chosen import VAL_MASKS, combinations, mask_part
 from tagmask.scoring.learnt_from import images_of
 from tagmask.scoring.thresholds import CANDIDATES, SHARES, best_threshold
-from tagmask.text import TextEncoder
-from tagmask.types import Method
 
 __all__ = ["MaskTuneResult", "tune_masks"]
 
-BATCH = 16
 _VALUED = ("fixed", "peak", "quantile")
 
 
@@ -83,6 +79,7 @@ def tune_masks(
     limit: int | None = None,
     seed: int = 0,
     device: str = "auto",
+    batch: int = 16,
     report: Callable[[int, int], None] = lambda done, total: None,
 ) -> MaskTuneResult:
     """Try settings with every threshold on slices with masks, and keep what gives the highest mean Dice.
@@ -102,6 +99,8 @@ def tune_masks(
         "val"; "test" is refused, since nothing is chosen on a test split.
     limit
         Look at this many slices at most, drawn with `seed`.
+    batch
+        Slices at once, at most.
 
     Raises
     ------
@@ -112,8 +111,9 @@ def tune_masks(
     """
     if split == "test":
         raise ConfigError("settings cannot be chosen on the test split.", repair="Use the val split.")
-    if limit is not None and limit < 1:
-        raise ConfigError(f"limit = {limit} is not allowed.", repair="Use 1 or more, or leave it out.")
+    for key, value in (("limit", limit), ("batch", batch)):
+        if value is not None and value < 1:
+            raise ConfigError(f"{key} = {value} is not allowed.", repair="Use 1 or more, or leave it out.")
     if wrong := [rule for rule in (grid or {}).get("mask.rule", ()) if rule not in _VALUED]:
         raise ConfigError(
             f"mask.rule = {wrong[0]!r} cannot be tried: it has no value to be chosen.",
@@ -140,7 +140,8 @@ def tune_masks(
     tried = usual if thresholds is None else [thresholds] * len(rules)
     candidates: list[dict[str, Any]] = []
     for settings, candidate in zip(for_method, makers, strict=True):
-        score_map = _maps(candidate, data, rows, seed, device, reader.encoder if reader else None)
+        batches = data.batches(rows, batch, reader.encoder if reader else None)
+        score_map = torch.cat([candidate.predict(b.to(device), seed).score_map.cpu() for b in batches])
         for mask, rule, values in zip(for_mask, rules, tried, strict=True):
             found = best_threshold(score_map, image, truth, rule, values)
             candidates.append({**settings, **mask, "mask.value": found.value, "dice": round(found.dice, 6)})
@@ -152,15 +153,6 @@ def tune_masks(
     _write(run, result, split)
     note_command(run.path, before=commands_of(data.path))
     return result
-
-
-def _maps(
-    method: Method, data: Prepared, rows: np.ndarray, seed: int, device: str, encode: TextEncoder | None
-) -> Tensor:
-    """Score maps (N, 1, S, S) float32 of all slices, on the CPU."""
-    parts = np.array_split(rows, -(-len(rows) // BATCH))
-    batches = (data.batch(part, encode).to(device) for part in parts)
-    return torch.cat([method.predict(batch, seed).score_map.cpu() for batch in batches])
 
 
 def _check_data(run: Run, data: Prepared, split: str) -> None:
@@ -182,7 +174,7 @@ def _check_data(run: Run, data: Prepared, split: str) -> None:
         if both or same:
             what = f"{len(both)} patients" if both else f"{len(same)} images"
             raise InputError(
-                f"{what} of its {split} split, such as {(both or same)[0]}, are of the {other} split of the run's data.",
+                f"{what} of its {split} split, such as {(both or same)[0]}, are of the {other} split of the run.",
                 where=data.path,
                 repair="Prepare both folders with the same splits.",
             )

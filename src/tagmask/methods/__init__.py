@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
@@ -21,10 +21,6 @@ from tagmask.methods.cg_diff import CGDiff, CGDiffSettings
 from tagmask.methods.combined import Combined, CombinedSettings
 from tagmask.methods.ddib import DDIB, DDIBSettings
 from tagmask.methods.supervised import PixelEnsemble, PixelEnsembleSettings, Supervised, SupervisedSettings
-from tagmask.networks.classifier import Classifier
-from tagmask.networks.cnn import CNN
-from tagmask.networks.denoiser import Denoiser
-from tagmask.networks.kinds import MASK_LEARNERS
 from tagmask.types import Batch, Choice, Method
 
 __all__ = ["METHODS", "Networks", "Recipe", "settings_of"]
@@ -32,30 +28,21 @@ __all__ = ["METHODS", "Networks", "Recipe", "settings_of"]
 
 @dataclass(frozen=True)
 class Networks:
-    """What a run has learnt; a method takes what it needs.
+    """What a method is made from.
 
     Parameters
     ----------
-    learners
-        The mask learners, by their names in `MASK_LEARNERS`.
+    schedule
+        The noise that the denoiser knows.
+    by_name
+        The networks that it needs, by their names in `tagmask.networks.kinds.NETWORKS`.
     """
 
     schedule: NoiseSchedule
-    denoiser: Denoiser | None = None
-    classifier: Classifier | None = None
-    cnn: CNN | None = None
-    learners: Mapping[str, nn.Module] = field(default_factory=dict)
+    by_name: Mapping[str, nn.Module]
 
-    def get(self, name: str) -> nn.Module | None:
-        """Give a network by its name, None if it was not trained."""
-        if name in MASK_LEARNERS:
-            return self.learners.get(name)
-        return getattr(self, name)
-
-    def size(self, names: Iterable[str]) -> int:
-        """Count the parameters of these networks, without the frozen ones that some of them read through."""
-        found = (network for name in names if (network := self.get(name)) is not None)
-        return sum(p.numel() for network in found for p in network.parameters())
+    def __getitem__(self, name: str) -> Any:
+        return self.by_name[name]
 
 
 @dataclass(frozen=True)
@@ -98,9 +85,7 @@ class Recipe:
 
 
 def _supervised(learner: str) -> Recipe:
-    return Recipe(
-        SupervisedSettings, (learner,), "train masks", lambda n, s: Supervised(n.learners[learner], s)
-    )
+    return Recipe(SupervisedSettings, (learner,), "train masks", lambda n, s: Supervised(n[learner], s))
 
 
 def _cam(kind: Kind) -> Recipe:
@@ -108,7 +93,7 @@ def _cam(kind: Kind) -> Recipe:
         CAMSettings,
         lambda s: (s.network,),
         "tags",
-        lambda n, s: CAM(getattr(n, s.network), n.schedule, kind, s),
+        lambda n, s: CAM(n[s.network], n.schedule, kind, s),
     )
 
 
@@ -132,21 +117,21 @@ METHODS: Mapping[str, Recipe] = {
         CDMSettings,
         ("denoiser",),
         "tags",
-        lambda n, s: CDM(n.denoiser, n.schedule, None, s),
+        lambda n, s: CDM(n["denoiser"], n.schedule, None, s),
         asks=lambda _: ({"conditional": True},),
     ),
     "cg_cdm": Recipe(
         CDMSettings,
         ("denoiser", "classifier"),
         "tags",
-        lambda n, s: CDM(n.denoiser, n.schedule, n.classifier, s),
+        lambda n, s: CDM(n["denoiser"], n.schedule, n["classifier"], s),
         asks=lambda _: ({"conditional": True},),
     ),
     "anofpdm": Recipe(
         AnoFPDMSettings,
         ("denoiser",),
         "tags",
-        lambda n, s: AnoFPDM(n.denoiser, n.schedule, s),
+        lambda n, s: AnoFPDM(n["denoiser"], n.schedule, s),
         choose=choose_anofpdm,
         asks=lambda _: ({"conditional": True, "null": True},),
         read_off=READ_OFF,
@@ -155,21 +140,21 @@ METHODS: Mapping[str, Recipe] = {
         CGDiffSettings,
         ("denoiser", "classifier"),
         "tags",
-        lambda n, s: CGDiff(n.denoiser, n.schedule, n.classifier, s),
+        lambda n, s: CGDiff(n["denoiser"], n.schedule, n["classifier"], s),
         asks=lambda s: ({"conditional": s.condition == "healthy", "null": s.condition == "null"},),
     ),
     "ddib": Recipe(
         DDIBSettings,
         ("denoiser",),
         "tags",
-        lambda n, s: DDIB(n.denoiser, n.schedule, s),
+        lambda n, s: DDIB(n["denoiser"], n.schedule, s),
         asks=lambda _: ({"conditional": True, "null": True},),
     ),
     "anoddpm": Recipe(
         AnoDDPMSettings,
         ("denoiser",),
         "tags",
-        lambda n, s: AnoDDPM(n.denoiser, n.schedule, s),
+        lambda n, s: AnoDDPM(n["denoiser"], n.schedule, s),
         asks=lambda s: ({"only_tag": 0, "noise": s.noise},),
     ),
     "grad_cam": _cam("grad_cam"),
@@ -191,7 +176,7 @@ METHODS: Mapping[str, Recipe] = {
         PixelEnsembleSettings,
         ("pixel_classifier",),
         "train masks",
-        lambda n, s: PixelEnsemble(n.learners["pixel_classifier"], s),
+        lambda n, s: PixelEnsemble(n["pixel_classifier"], s),
     ),
     "transunet": _supervised("transunet"),
     "swinunet": _supervised("swinunet"),

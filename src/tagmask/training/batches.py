@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -126,12 +127,38 @@ class TrainingBatches:
             )
         self.masks = prepared.open_masks() if masks else None
         self.sentences, self.kept = sentences, kept if settings.augment.dihedral_alone else None
+        self._thread: ThreadPoolExecutor | None = None
+        self._last = 0
+        self._ahead: dict[int, Future[TrainingBatch]] = {}
         self.sampler = Sampler(
             self.labels, settings.batch, settings.balance and found == {0, 1}, settings.seed
         )
 
+    def draw_ahead(self, last: int) -> None:
+        """From here on make the batch of the step that follows in a thread, while the network is at work.
+
+        Not where features of a backbone or sentences belong to it: these go through networks, which one thread uses
+        at a time.
+
+        Parameters
+        ----------
+        last
+            The last step that will be asked for.
+        """
+        if self.kept is None and self.sentences is None:
+            self._thread, self._last = ThreadPoolExecutor(1), last
+
     def of(self, step: int) -> TrainingBatch:
         """Make the whole batch of a step (1, 2, ...), on the CPU."""
+        if self._thread is None:
+            return self._make(step)
+        made = self._ahead.pop(step, None)
+        batch = self._make(step) if made is None else made.result()
+        if step < self._last:
+            self._ahead = {step + 1: self._thread.submit(self._make, step + 1)}
+        return batch
+
+    def _make(self, step: int) -> TrainingBatch:
         s = self.settings
         places = self.sampler.indices(step)
         rows = self.rows[places.numpy()]

@@ -2,13 +2,15 @@
 
 Each step is a function of (seed, step): its slices, augmentation, steps t, noise and dropout are drawn from
 generators keyed by them, and every process takes its share of the same batch. A run that is killed therefore
-resumes to the weights of one that never was, and two processes learn what one would.
+resumes to the weights of one that never was, and two processes learn what one would, where a loss is a mean over
+slices (see `TrainSettings.micro_batch`).
 """
 
 from __future__ import annotations
 
 import contextlib
 import copy
+import logging
 import math
 import time
 from collections.abc import Callable
@@ -25,6 +27,7 @@ from torch.optim.swa_utils import AveragedModel
 from tagmask.data.prepared import Prepared
 from tagmask.errors import ConfigError, RunError
 from tagmask.io import write_png
+from tagmask.machine import bf16_is_fast
 from tagmask.networks import weights
 from tagmask.networks.denoiser import Denoiser
 from tagmask.networks.kinds import MASK_LEARNERS
@@ -43,9 +46,19 @@ from tagmask.training.state import TrainingState
 
 __all__ = ["Trainer", "processes"]
 
+log = logging.getLogger(__name__)
 
-def processes(settings: TrainSettings) -> Accelerator:
+SKIPS = 20
+"""Steps in a row that fp16 may skip while it looks for a scale that fits; it halves at each, from 65,536."""
+
+
+def processes(settings: TrainSettings, device: str = "auto") -> Accelerator:
     """Join the processes that train together, at the settings' precision.
+
+    Parameters
+    ----------
+    device
+        "auto" or "cpu".
 
     Raises
     ------
@@ -54,11 +67,14 @@ def processes(settings: TrainSettings) -> Accelerator:
     """
     AcceleratorState._reset_state()  # a singleton that would remember the precision of the network before
     precision = "no" if settings.precision == "fp32" else settings.precision
-    if precision == "fp16" and not torch.cuda.is_available():
-        raise ConfigError(
-            'precision = "fp16", but there is no GPU here.', where="[train]", repair='Use "bf16" or "fp32".'
-        )
-    return Accelerator(mixed_precision=precision)
+    cpu = device == "cpu"
+    if precision == "fp16" and (cpu or not torch.cuda.is_available()):
+        why = "the CPU is to be used" if cpu else "there is no GPU here"
+        raise ConfigError(f'precision = "fp16", but {why}.', where="[train]", repair='Use "bf16" or "fp32".')
+    accelerator = Accelerator(mixed_precision=precision, cpu=cpu)
+    if precision == "bf16" and accelerator.device.type == "cpu" and not bf16_is_fast():
+        log.warning('This CPU emulates bf16, so that precision = "fp32" trains faster here.')
+    return accelerator
 
 
 @dataclass
@@ -92,6 +108,7 @@ class Trainer:
     report: Callable[[Progress], None]
     step: int = field(init=False)
     losses: list[float] = field(default_factory=list, init=False)
+    skipped: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:
         s, experiment = self.settings, self.run.experiment
@@ -108,7 +125,9 @@ class Trainer:
         self.schedule, network = experiment.schedule.build(), start.network
         self.batches = self._batches(network_settings)
         # With its buffers: averaged weights under the latest statistics of batch norm are no network that was trained.
-        self.average = AveragedModel(network, avg_fn=self._average, use_buffers=True).requires_grad_(False)
+        self.average = AveragedModel(network, multi_avg_fn=_averaging(s), use_buffers=True).requires_grad_(
+            False
+        )
         optimizer = make_optimizer(network.parameters(), s)
         self.selection = self._selection() if s.select_every else None
         self.state = TrainingState(
@@ -120,6 +139,14 @@ class Trainer:
             NetworkWithLoss(network, self.schedule, s), optimizer
         )
         self.log = TrainingLog(self.run.path / "log", self.name, start=self.step)
+        parts = self.accelerator.num_processes > 1 or (s.micro_batch or s.batch) < s.batch
+        if parts and self.accelerator.is_main_process and (what := _of_a_batch(self.name, network, s)):
+            log.warning(
+                "The %s is of each part of a batch here, not of the whole: the %s learns something a little else than "
+                "in one process without micro_batch.",
+                what,
+                self.name,
+            )
 
     def run_to_end(self) -> None:
         """Train to the last step, write the averaged weights.
@@ -131,6 +158,8 @@ class Trainer:
         """
         self.model.train()
         self.began, self.first = time.perf_counter(), self.step
+        if self.accelerator.device.type != "cpu":  # which would be idle meanwhile
+            self.batches.draw_ahead(self.settings.steps)
         while self.step < self.settings.steps:
             self._one_step(self.step + 1)
             self.step += 1
@@ -197,15 +226,16 @@ class Trainer:
             group["lr"] = learning_rate(s, step)
         self.optimizer.step()
         self.optimizer.zero_grad()
-        self.average.update_parameters(process.unwrap_model(self.model).network)
         self.losses.append(value)
-
-    def _average(self, average: Tensor, current: Tensor, count: Tensor | int) -> Tensor:
-        if not current.is_floating_point():
-            return current  # a count of batches
-        n, s = int(count), self.settings
-        rate = min(s.ema, (1 + n) / (10 + n)) if s.ema_warmup else s.ema
-        return average.lerp(current, 1 - rate)
+        if (
+            self.optimizer.step_was_skipped
+        ):  # fp16: a gradient that is not finite; the scaler lowers its scale
+            self.skipped += 1
+            if self.skipped == SKIPS:
+                self._stop_for_nan(step, value, float(norm))
+            return
+        self.skipped = 0
+        self.average.update_parameters(process.unwrap_model(self.model).network)
 
     def _stop_for_nan(self, step: int, loss: float, norm: float) -> None:
         self._checkpoint()  # the weights are still those of the step before
@@ -269,6 +299,31 @@ class Trainer:
     def _checkpoint(self) -> None:
         if self.accelerator.is_main_process:
             self.state.save(self.run.path / "checkpoints", self.name, self.step)
+
+
+def _of_a_batch(name: str, network: nn.Module, settings: TrainSettings) -> str | None:
+    """Say what of a network's loss is no mean over slices, if anything is."""
+    if name == "gloria_pair":
+        return "contrast between pictures and sentences"
+    if any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in network.modules()):
+        return "batch norm"
+    pooled = settings.dice > 0 and not settings.dice_per_image and name != "pixel_classifier"
+    return "Dice loss" if name in MASK_LEARNERS and pooled else None
+
+
+def _averaging(settings: TrainSettings) -> Callable[[Any, Any, Any], None]:
+    """Give the rule of the averaged weights, for all tensors of one dtype at once."""
+
+    def move(averages: list[Tensor], currents: list[Tensor], count: Tensor | int) -> None:
+        if not averages[0].is_floating_point():  # counts of batches
+            for average, current in zip(averages, currents, strict=True):
+                average.copy_(current)
+            return
+        n, s = int(count), settings
+        rate = min(s.ema, (1 + n) / (10 + n)) if s.ema_warmup else s.ema
+        torch._foreach_lerp_(averages, currents, 1 - rate)
+
+    return torch.no_grad()(move)
 
 
 def _check_fit(name: str, settings: Any, prepared: Prepared, crop: int) -> None:
