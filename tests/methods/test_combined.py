@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,11 +13,15 @@ from scipy.stats import rankdata
 from torch import Tensor
 
 from tagmask.config import build
-from tagmask.errors import ConfigError
+from tagmask.errors import ConfigError, RunError
 from tagmask.methods import METHODS, settings_of
 from tagmask.methods.combined import Combined, CombinedSettings, ranks, shares
 from tagmask.networks.learnt import Learnt
+from tagmask.runs import Run
+from tagmask.scoring.learnt_from import images_learnt
+from tagmask.slices import SliceSettings
 from tagmask.types import Batch, Prediction
+from tests.random_run import SLICES, write_run
 
 
 @dataclass(frozen=True)
@@ -129,6 +136,7 @@ def test_a_denoiser_must_have_learnt_what_each_member_asks(
         ({"members": {}}, "members: none"),
         ({"members": {"combined": {}}}, "members: combined"),
         ({"scale": "max"}, "scale"),
+        ({"members": {"cdm": {"run": 5}}}, r'run = "runs/other"'),
     ],
 )
 def test_settings_out_of_range_are_refused(table: dict[str, Any], message: str) -> None:
@@ -141,10 +149,81 @@ def test_settings_out_of_range_are_refused(table: dict[str, Any], message: str) 
     [
         ({"cmd": {}}, "unknown method 'cmd'"),
         ({"cdm": {"noise_levle": 5}}, r"members\.cdm\].*noise_levle"),
-        ({"unet": {}}, "unet learns from train masks"),
     ],
 )
 def test_members_that_cannot_be_are_refused(members: dict[str, Any], message: str) -> None:
     settings = settings_of("combined", {"members": members})
     with pytest.raises(ConfigError, match=message):
         METHODS["combined"].needs_of(settings)
+
+
+# members of other runs
+
+
+def of_two(tmp_path: Path, learner: str = "segmenter", slices: SliceSettings = SLICES, **record: Any) -> Path:
+    """Write a run whose combination has CDM here and a mask learner elsewhere; give its folder."""
+    method = {"segmenter": "unet", "lvit": "lvit"}[learner]
+    other = write_run(tmp_path / "other", networks=(learner,), slices=slices)
+    environment = json.loads((other / "environment.json").read_text())
+    (other / "environment.json").write_text(json.dumps({**environment, **record}))
+    members = f"{{cdm={{noise_level=200,stages=1,tau=0.0}},{method}={{run={str(other)!r}}}}}"
+    return write_run(tmp_path / "run", f"methods.combined.members={members}")
+
+
+def test_a_member_may_be_of_another_run(tmp_path: Path) -> None:
+    run = Run.open(of_two(tmp_path, masks_read="tags"))
+    picture = torch.randn(2, 1, 16, 16, generator=torch.Generator().manual_seed(0)).clamp(-1, 1)
+    b = Batch(picture, ("a", "b"))
+    cdm = run.method("cdm", noise_level=200, stages=1, tau=0.0).predict(b).score_map
+    unet = Run.open(tmp_path / "other").method("unet").predict(b).score_map
+    found = run.method("combined").predict(b).score_map
+    torch.testing.assert_close(found, (shares(cdm) + shares(unet)) / 2)
+    assert not torch.allclose(shares(cdm), shares(unet), atol=0.1)
+    assert run.reads("combined") == "tags" and run.needs("combined") == ("denoiser",)
+    weights = tmp_path / "other" / "weights" / "segmenter.safetensors"
+    assert run.weights_files("combined")["unet: segmenter"] == weights
+    assert run.size("combined") == run.size("cdm") + Run.open(tmp_path / "other").size("unet")
+
+
+def test_what_a_member_of_another_run_has_read_is_stamped_and_its_pictures_are_known(
+    tmp_path: Path, masked: Path
+) -> None:
+    folder = of_two(tmp_path)
+    assert Run.open(folder).reads("combined") == "tags, train masks"
+    file = tmp_path / "other" / "experiment.toml"
+    text = file.read_text().replace('prepared = "nowhere"', f"prepared = {str(masked)!r}")
+    file.write_text(text + "\n[train.segmenter]\nselect_every = 5\n")
+    run = Run.open(folder)
+    assert run.reads("combined") == "tags, train masks + val masks" and run.reads("cdm") == "tags"
+    learnt = list(images_learnt(run, "combined"))
+    assert {image.run for image in learnt} == {tmp_path / "other"} and not list(images_learnt(run, "cdm"))
+    assert len(learnt) == 2 * 32  # 24 pictures of train and 8 of val, and their masks
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"slices": replace(SLICES, normalise="slice", window=None)},
+            "sees slices cut with .*'slice'.*prepared alike",
+        ),
+        ({"learner": "lvit"}, "lvit reads sentences"),
+    ],
+)
+def test_a_member_that_looks_at_other_things_is_refused(
+    tmp_path: Path, options: dict[str, Any], message: str
+) -> None:
+    run = Run.open(of_two(tmp_path, **options))
+    with pytest.raises(ConfigError, match=message):
+        run.method("combined")
+
+
+def test_a_member_of_a_run_that_is_not_there(tmp_path: Path) -> None:
+    folder = of_two(tmp_path)
+    shutil.move(tmp_path / "other", tmp_path / "gone")
+    with pytest.raises(RunError, match="other: .*is not a run"):
+        Run.open(folder).method("combined")
+    (tmp_path / "gone" / "weights" / "segmenter.safetensors").unlink()
+    shutil.move(tmp_path / "gone", tmp_path / "other")
+    with pytest.raises(RunError, match="other: .*no weights of the segmenter that unet needs"):
+        Run.open(folder).method("combined")

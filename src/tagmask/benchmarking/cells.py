@@ -163,11 +163,12 @@ def plan_cell(bench: Bench, row: RowPlan, fold: Fold, at: Place, seed: int, home
     """
     run = _open(row, at)
     needs, experiment = run.needs(row.method), run.experiment
-    for need in needs:
-        if not run.weights_path(need).is_file():
-            raise no_weights(run.path, experiment, need, row.method)
-    _refuse_leak(run, needs, fold)
-    used = dict.fromkeys((*needs, "classifier"))  # the classifier gives tags and image-level scores
+    used = run.weights_files(row.method)
+    for part in run.parts(row.method):
+        for need, path in part.files.items():
+            if not path.is_file():
+                raise no_weights(part.run.path, part.run.experiment, need, part.method)
+    _refuse_leak(run, row.method, fold)
     modes = tuple(dict.fromkeys(row.tags_of(setup) for setup in bench.protocol.setups))
     identity: dict[str, Any] = {
         "version": MASKS_VERSION,
@@ -176,9 +177,7 @@ def plan_cell(bench: Bench, row: RowPlan, fold: Fold, at: Place, seed: int, home
         "mask": plain(experiment.mask_of(row.method)),
         "schedule": plain(experiment.schedule),
         "slices": plain(run.slices),
-        "weights": {
-            name: fold.hashes.of(path) for name in used if (path := run.weights_path(name)).is_file()
-        },
+        "weights": {name: fold.hashes.of(path) for name, path in used.items()},
         "tags": modes,
         "seed": seed,
         "inputs": fold.inputs_digest,
@@ -271,9 +270,9 @@ def _inline(value: object) -> str:
     return "{" + ", ".join(f"{json.dumps(key)} = {_inline(part)}" for key, part in value.items()) + "}"
 
 
-def _refuse_leak(run: Run, needs: Sequence[str], fold: Fold) -> None:
+def _refuse_leak(run: Run, method: str, fold: Fold) -> None:
     """Refuse a run that learnt, or was tuned, from an image it is to be tested on, as far as can be known."""
-    for image in images_learnt(run, needs):
+    for image in images_learnt(run, method):
         if image.sha256 in fold.images:
             raise RunError(
                 f"was trained with {image.path} in its {image.split} split, which is among the images of {fold.title}.",

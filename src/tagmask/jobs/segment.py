@@ -6,14 +6,14 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast, get_args
 
 from tagmask.config import plain
 from tagmask.data.table import TAG, Case, read_inputs
-from tagmask.errors import ConfigError, InputError, RunError
+from tagmask.errors import ConfigError, InputError
 from tagmask.io import (
     PathLike,
     alone_in,
@@ -153,8 +153,8 @@ def segment(
     name = run.method_name(method)
     job = Workbench(
         method=using or run.method(name, device=device),
-        classifier=cast(Classifier | None, _judging(run).network("classifier")),
-        channels=cast(Any, run.network(run.needs(name)[0])).settings.channels,
+        classifier=cast(Classifier | None, run.judging().network("classifier")),
+        channels=run.channels(name),
         settings=run.slices,
         mask=run.experiment.mask_of(name),
         seed=seed,
@@ -198,15 +198,6 @@ def segment(
     return SegmentResult(out, tuple(job.done), job.failed, len(job.lines), seconds)
 
 
-def _judging(run: Run) -> Run:
-    """Give the run whose classifier tags slices: with its last weights where it kept no such snapshot."""
-    try:
-        run.weights_path("classifier")
-    except RunError:
-        return replace(run, snapshot=None)
-    return run
-
-
 def _check_given(run: Run, name: str, job: Workbench, studies: dict[str, list[Case]]) -> None:
     """Refuse, before anything is written, to ask a method for what it does not give."""
     needs_threshold = job.mask.rule == "method"
@@ -247,9 +238,6 @@ def _doubt_spread_tags(job: Workbench, studies: dict[str, list[Case]]) -> None:
 
 
 def _manifest(run: Run, name: str, job: Workbench, studies: dict[str, list[Case]]) -> dict[str, Any]:
-    files = {need: run.weights_path(need) for need in run.needs(name)}
-    if job.classifier is not None:
-        files.setdefault("classifier", _judging(run).weights_path("classifier"))
     method_settings = getattr(job.method, "settings", None)
     return {
         "format": "tagmask-segmentation",
@@ -269,7 +257,7 @@ def _manifest(run: Run, name: str, job: Workbench, studies: dict[str, list[Case]
             "slices": plain(job.settings),
         },
         "plane": job.settings.plane,
-        "weights": {n: sha256(path) for n, path in sorted(files.items()) if path.exists()},
+        "weights": {n: sha256(path) for n, path in run.weights_files(name).items()},
         "inputs": {case: source_names(rows) for case, rows in studies.items()},
         "environment": environment(),
     }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import nn
@@ -36,10 +36,13 @@ class Networks:
         The noise that the denoiser knows.
     by_name
         The networks that it needs, by their names in `tagmask.networks.kinds.NETWORKS`.
+    members
+        Of a combination, the methods that other runs give.
     """
 
     schedule: NoiseSchedule
     by_name: Mapping[str, nn.Module]
+    members: Mapping[str, Method] = field(default_factory=dict)
 
     def __getitem__(self, name: str) -> Any:
         return self.by_name[name]
@@ -56,8 +59,6 @@ class Recipe:
     needs
         Networks it cannot do without, by their names in `NETWORKS`, or a function that gives them for its
         settings. Ask `needs_of`.
-    reads
-        What was read to train it: "tags" or "train masks". Stamped on every result.
     make
         (networks, settings) -> method.
     choose
@@ -73,7 +74,6 @@ class Recipe:
 
     settings: type
     needs: tuple[str, ...] | Callable[[Any], tuple[str, ...]]
-    reads: str
     make: Callable[[Any, Any], Method]
     choose: Callable[[Any, Iterable[Batch], int], Choice] | None = None
     asks: Callable[[Any], tuple[Mapping[str, Any], ...]] = lambda _: ()
@@ -85,52 +85,48 @@ class Recipe:
 
 
 def _supervised(learner: str) -> Recipe:
-    return Recipe(SupervisedSettings, (learner,), "train masks", lambda n, s: Supervised(n[learner], s))
+    return Recipe(SupervisedSettings, (learner,), lambda n, s: Supervised(n[learner], s))
 
 
 def _cam(kind: Kind) -> Recipe:
     return Recipe(
         CAMSettings,
         lambda s: (s.network,),
-        "tags",
         lambda n, s: CAM(n[s.network], n.schedule, kind, s),
     )
 
 
-def _members(settings: CombinedSettings) -> list[tuple[Recipe, Any]]:
-    """Give the recipe and the settings of each method that is combined."""
-    found = []
-    for name, table in settings.members.items():
-        own = settings_of(name, table, where=f"[methods.combined.members.{name}]")
-        if METHODS[name].reads != "tags":
-            raise ConfigError(
-                f"{name} learns from {METHODS[name].reads}, and combined is stamped with tags.",
-                where="[methods.combined]",
-                repair="Combine methods that read tags.",
-            )
-        found.append((METHODS[name], own))
-    return found
+def _members(settings: CombinedSettings) -> dict[str, tuple[Recipe, Any]]:
+    """Give the recipe and the settings of each method that is combined and has its networks in the same run."""
+    where = "[methods.combined.members.{}]".format
+    return {
+        name: (recipe_of(name), settings_of(name, table, where=where(name)))
+        for name, table in settings.here.items()
+    }
+
+
+def _combine(networks: Networks, settings: CombinedSettings) -> Combined:
+    made = {name: recipe.make(networks, own) for name, (recipe, own) in _members(settings).items()}
+    made |= networks.members
+    return Combined({name: made[name] for name in settings.members}, settings)
 
 
 METHODS: Mapping[str, Recipe] = {
     "cdm": Recipe(
         CDMSettings,
         ("denoiser",),
-        "tags",
         lambda n, s: CDM(n["denoiser"], n.schedule, None, s),
         asks=lambda _: ({"conditional": True},),
     ),
     "cg_cdm": Recipe(
         CDMSettings,
         ("denoiser", "classifier"),
-        "tags",
         lambda n, s: CDM(n["denoiser"], n.schedule, n["classifier"], s),
         asks=lambda _: ({"conditional": True},),
     ),
     "anofpdm": Recipe(
         AnoFPDMSettings,
         ("denoiser",),
-        "tags",
         lambda n, s: AnoFPDM(n["denoiser"], n.schedule, s),
         choose=choose_anofpdm,
         asks=lambda _: ({"conditional": True, "null": True},),
@@ -139,21 +135,18 @@ METHODS: Mapping[str, Recipe] = {
     "cg_diff": Recipe(
         CGDiffSettings,
         ("denoiser", "classifier"),
-        "tags",
         lambda n, s: CGDiff(n["denoiser"], n.schedule, n["classifier"], s),
         asks=lambda s: ({"conditional": s.condition == "healthy", "null": s.condition == "null"},),
     ),
     "ddib": Recipe(
         DDIBSettings,
         ("denoiser",),
-        "tags",
         lambda n, s: DDIB(n["denoiser"], n.schedule, s),
         asks=lambda _: ({"conditional": True, "null": True},),
     ),
     "anoddpm": Recipe(
         AnoDDPMSettings,
         ("denoiser",),
-        "tags",
         lambda n, s: AnoDDPM(n["denoiser"], n.schedule, s),
         asks=lambda s: ({"only_tag": 0, "noise": s.noise},),
     ),
@@ -163,19 +156,15 @@ METHODS: Mapping[str, Recipe] = {
     "layer_cam": _cam("layer_cam"),
     "combined": Recipe(
         CombinedSettings,
-        lambda s: tuple(dict.fromkeys(need for r, own in _members(s) for need in r.needs_of(own))),
-        "tags",
-        lambda n, s: Combined(
-            {name: r.make(n, own) for name, (r, own) in zip(s.members, _members(s), strict=True)}, s
-        ),
-        asks=lambda s: tuple(asked for r, own in _members(s) for asked in r.asks(own)),
+        lambda s: tuple(dict.fromkeys(need for r, own in _members(s).values() for need in r.needs_of(own))),
+        _combine,
+        asks=lambda s: tuple(asked for r, own in _members(s).values() for asked in r.asks(own)),
     ),
     "unet": _supervised("segmenter"),
     "textdiff": _supervised("textdiff"),
     "pixel_classifier": Recipe(
         PixelEnsembleSettings,
         ("pixel_classifier",),
-        "train masks",
         lambda n, s: PixelEnsemble(n["pixel_classifier"], s),
     ),
     "transunet": _supervised("transunet"),
@@ -183,6 +172,19 @@ METHODS: Mapping[str, Recipe] = {
     "gloria": _supervised("gloria"),
     "lvit": _supervised("lvit"),
 }
+
+
+def recipe_of(name: str) -> Recipe:
+    """Give a recipe by name.
+
+    Raises
+    ------
+    ConfigError
+        Unknown method.
+    """
+    if name not in METHODS:
+        raise ConfigError(f"unknown method {name!r}.", repair=f"Known methods: {', '.join(METHODS)}.")
+    return METHODS[name]
 
 
 def settings_of(name: str, table: Mapping[str, Any], where: str | None = None) -> Any:
@@ -193,6 +195,4 @@ def settings_of(name: str, table: Mapping[str, Any], where: str | None = None) -
     ConfigError
         Unknown method or key, or a value out of range.
     """
-    if name not in METHODS:
-        raise ConfigError(f"unknown method {name!r}.", repair=f"Known methods: {', '.join(METHODS)}.")
-    return build(METHODS[name].settings, table, where=where or f"[methods.{name}]")
+    return build(recipe_of(name).settings, table, where=where or f"[methods.{name}]")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -27,7 +28,8 @@ class CombinedSettings:
     ----------
     members
         Method -> its settings, as in `[methods.NAME]`; what is left out has the method's defaults. One member is
-        enough where only `flips` is wanted. All must read tags alone.
+        enough where only `flips` is wanted. With `run`, a run folder, among them it has the networks of that run, and
+        what is left out is as that run's experiment says.
     scale
         "peak": each map of a slice is divided by its largest score, negative scores count 0; the average
         keeps the shapes of the maps. "rank": a pixel's score is the share of the slice's pixels that score lower;
@@ -38,7 +40,7 @@ class CombinedSettings:
     Raises
     ------
     ConfigError
-        No member, or this method as a member of itself.
+        No member, this method as a member of itself, or a run that is no path.
     """
 
     members: dict[str, dict[str, Any]] = field(default_factory=lambda: {"cdm": {}, "layer_cam": {}})
@@ -49,6 +51,10 @@ class CombinedSettings:
         for wrong, repair in (
             (not self.members, "Give for instance [methods.combined.members.cdm]."),
             ("combined" in self.members, "Name the methods themselves."),
+            (
+                not all(isinstance(table.get("run", ""), str) for table in self.members.values()),
+                'Name the folder of a run: run = "runs/other".',
+            ),
         ):
             if wrong:
                 members = ", ".join(self.members) or "none"
@@ -57,6 +63,20 @@ class CombinedSettings:
             raise ConfigError(
                 f'scale = "{self.scale}".', where="[methods.combined]", repair='Use "peak" or "rank".'
             )
+
+    @property
+    def here(self) -> dict[str, dict[str, Any]]:
+        """The members whose networks are of the run itself."""
+        return {name: table for name, table in self.members.items() if "run" not in table}
+
+    @property
+    def elsewhere(self) -> dict[str, tuple[Path, dict[str, Any]]]:
+        """The other members: the run that each is of, and its settings."""
+        return {
+            name: (Path(table["run"]), {key: value for key, value in table.items() if key != "run"})
+            for name, table in self.members.items()
+            if "run" in table
+        }
 
 
 @dataclass(frozen=True)

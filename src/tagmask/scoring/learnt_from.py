@@ -11,7 +11,7 @@ from typing import NamedTuple
 from tagmask.data.prepared import Prepared
 from tagmask.errors import RunError, TagmaskError
 from tagmask.io import sha256
-from tagmask.runs import Run
+from tagmask.runs import Part, Run
 from tagmask.scoring.results import Results
 
 __all__ = ["LearntImage", "images_learnt", "images_of", "note_of_altered", "note_of_learnt", "note_of_mean"]
@@ -28,22 +28,22 @@ class LearntImage(NamedTuple):
     sha256: str
 
 
-def images_learnt(run: Run, needs: Sequence[str]) -> Iterator[LearntImage]:
-    """Yield what the networks of a run were trained on or chosen by, as far as the prepared data are still there.
+def images_learnt(run: Run, method: str) -> Iterator[LearntImage]:
+    """Yield what the networks of a method were trained on or chosen by, as far as the prepared data are still there.
 
     What the backbone of a network saw, its network has seen.
 
     Parameters
     ----------
-    needs
-        The networks that are used.
+    run, method
+        Whose they are; a combination may use those of other runs too.
 
     Raises
     ------
     RunError
         Data that were prepared before splits were written down.
     """
-    for home, folder in _lessons(run, needs):
+    for home, folder in dict.fromkeys(found for part in run.parts(method) for found in _lessons(part)):
         if (folder / "settings.json").is_file():
             yield from images_of(folder, ("train", "val"), home)
 
@@ -68,10 +68,11 @@ def images_of(folder: Path, splits: Sequence[str], home: Path | None = None) -> 
             yield LearntImage(home or folder, path, split, sha)
 
 
-def _lessons(run: Run, needs: Sequence[str]) -> Iterator[tuple[Path, Path]]:
+def _lessons(part: Part) -> Iterator[tuple[Path, Path]]:
     """Give the prepared folder that a run learnt from, and those of the runs whose features it reads."""
+    run = part.run
     yield run.path, run.experiment.data.prepared
-    for need in needs:
+    for need in part.needs:
         features = getattr(getattr(run.experiment, need), "features", None)
         home = None if features is None else features.weights.resolve().parent.parent
         if home is not None and (home / "experiment.toml").is_file():
@@ -92,7 +93,7 @@ def note_of_learnt(results: Results, images: Mapping[str, Sequence[Path]]) -> li
     """
     try:
         run = Run.open(Path(str(results.manifest.get("run") or "")), tuned=False)
-        seen = {image.sha256 for image in images_learnt(run, run.needs(results.manifest.get("method")))}
+        seen = {image.sha256 for image in images_learnt(run, str(results.manifest.get("method")))}
         found = _among(images, seen)
     except (TagmaskError, OSError, ValueError, KeyError, TypeError):
         return []
