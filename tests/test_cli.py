@@ -389,11 +389,25 @@ def test_a_setting_out_of_range_is_named(
 
 def test_every_option_of_train_arrives(run: Run, stand_in: Callable[..., Any]) -> None:
     called = stand_in("train", Result())
-    result = run("train", "e.toml", "-o", "o", "--set", "a.b=1", "--set", "c=x", "--only", "denoiser")
+    result = run(
+        "train",
+        "e.toml",
+        "-o",
+        "o",
+        "--set",
+        "a.b=1",
+        "--set",
+        "c=x",
+        "--only",
+        "denoiser",
+        "--device",
+        "cpu",
+    )
     assert result == Outcome(0, "trained -> out\n", "")
     assert callable(called.pop("report"))
     assert called == {
         **{"experiment": Path("e.toml"), "out": Path("o"), "overrides": ["a.b=1", "c=x"], "only": "denoiser"},
+        "device": "cpu",
     }
 
 
@@ -453,11 +467,12 @@ def test_every_option_of_tune_arrives(run: Run, stand_in: Callable[..., Any]) ->
             "--set",
             "a.b=1",
         ),
-        *("--split", "train", "--limit", 9, "--seed", 2, "--device", "cuda"),
+        *("--split", "train", "--limit", 9, "--seed", 2, "--device", "cuda", "--batch", 4),
     )
     assert result == Outcome(0, "all is well\n", "")
     assert callable(called.pop("report"))
     assert called == {
+        "batch": 4,
         **{"run": Path("r"), "grid": {"noise_level": [100, 200], "stages": [5]}, "method": "cdm"},
         **{"overrides": ["a.b=1"], "split": "train", "limit": 9, "seed": 2, "device": "cuda", "own": False},
     }

@@ -43,6 +43,18 @@ def test_splits_are_drawn_by_patient() -> None:
     assert splits(random_splits(cohort(40), seed=4)) != splits(drawn)
 
 
+def test_two_spellings_of_a_patient_are_drawn_as_one() -> None:
+    others = [case(f"P{p}") for p in range(6)]
+    twins = [case(name, slice=n) for n, name in enumerate(("Ren\u00e9", "Rene\u0301", "REN\u00c9"))]
+    for seed in range(8):
+        drawn = random_splits([*others, *twins], seed=seed)
+        assert len({c.split for c in drawn[6:]}) == 1
+        check_splits(drawn)
+    assert "All rows are of one patient" in str(
+        doubts([replace(c, split="train") for c in twins], drawn=False)[0]
+    )
+
+
 @pytest.mark.parametrize(
     ("patients", "val", "test", "sizes"),
     [
@@ -77,6 +89,10 @@ def test_shares_out_of_range(val: float, test: float) -> None:
             "t.csv, row 9: The patient 'P' is in test, and in train",
         ),
         ([case("p1", "train"), case("P1", "val", row=9)], "row 9: The patient 'P1' is in val"),
+        (
+            [case("Ren\u00e9", "train"), case("RENE\u0301", "test", row=9)],
+            "' is in test, and in train (t.csv, row 2)",
+        ),
         ([case("P", "train"), case("Q", None, row=9)], "row 9: The row has no split, but others do"),
         ([case("P", "training", row=9)], "row 9: The row is in the split 'training'"),
     ],

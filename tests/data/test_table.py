@@ -106,6 +106,25 @@ def test_two_files_of_one_name_are_kept_apart(tmp_path: Path) -> None:
     assert [case.study for case in read_table(table)] == names
 
 
+def test_a_hidden_image_gets_a_name_that_is_seen(tmp_path: Path) -> None:
+    touch(tmp_path / ".p.png")
+    assert [(c.id, c.study) for c in read_inputs(tmp_path / ".p.png")] == [("p", "p")]
+    assert [c.study for c in read_table(write(tmp_path / "t.csv", "a,.p.png,1"))] == ["p"]
+    with pytest.raises(TableError, match=r"row 3: The images differs from that of .*, row 2"):
+        read_table(write(tmp_path / "t.csv", "a,.p.png,1", "b,p.png,0"))
+
+
+def test_the_folder_of_the_table_is_called_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    home = tmp_path / "series"
+    write(home / "t.csv", "a,.,1", "b,other/x.nii,0")
+    monkeypatch.chdir(home)
+    for table in (home / "t.csv", "t.csv"):
+        assert [c.study for c in read_table(table)] == ["series", "x"]
+    write(home / "t.csv", "a,.,1", "b,other/series,0")
+    monkeypatch.chdir(tmp_path)
+    assert [c.study for c in read_table("series/t.csv")] == ["series", "other_series"]
+
+
 def test_rows_of_a_volume_share_a_study(tmp_path: Path) -> None:
     table = write(tmp_path / "t.csv", "a,v.nii,1,0", "b,w.nii,1,0", "c,v.nii,0,1")
     groups = by_study(read_table(table))

@@ -95,7 +95,7 @@ def test_the_preset_of_the_paper(root: Path, tmp_path: Path) -> None:
     summary = tagmask.prepare(root, tmp_path / "out", dataset="chaos", preset="cdm-chaos")
     prepared = Prepared.open(tmp_path / "out")
     assert prepared.settings == SliceSettings(size=128, percentiles=(0, 100))
-    assert any("at least 0.05 of the slice" in warning.what for warning in summary.warnings)
+    assert any("at least 0.05 of the body" in warning.what for warning in summary.warnings)
     record = json.loads((tmp_path / "out" / "settings.json").read_text())
     assert record["origin"]["preset"] == "cdm-chaos" and record["origin"]["min_area_frac"] == 0.05
 

@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 import pydicom
 import pytest
-from pydicom.uid import DeflatedExplicitVRLittleEndian, JPEG2000Lossless, RLELossless
+from pydicom.dataset import Dataset
+from pydicom.uid import DeflatedExplicitVRLittleEndian, EnhancedCTImageStorage, JPEG2000Lossless, RLELossless
 
 from tagmask.errors import GeometryError, InputError, ResourceError, TagmaskError
-from tagmask.io import case_files, guards, read_header, read_mask, read_study, write_mask
+from tagmask.io import case_files, guards, read_header, read_mask, read_study, same_grid, write_mask
 from tests.io.files import save_dicom, save_series, slice_dataset
 
 HEIGHTS = [0.0, 3.0, 6.0, 9.0]
@@ -65,6 +66,18 @@ def test_results_are_nifti_on_the_series_grid(tmp_path: Path) -> None:
     np.testing.assert_array_equal(mask.array, study.image[0] > -900)
     assert study.affine is not None and mask.affine is not None
     np.testing.assert_allclose(mask.affine, study.affine, atol=1e-6)
+
+
+def test_results_of_a_slightly_tilted_series_are_read_again(tmp_path: Path) -> None:
+    folder = tmp_path / "s"
+    folder.mkdir()
+    for n in range(40):
+        place = [-30, -40 + 0.015 * 3 * n, 3 * n]
+        save_dicom(folder / f"{n:02d}.dcm", slice_dataset(PIXELS[n % 4], 0, ImagePositionPatient=place))
+    study = read_study(folder, id="a")
+    mask = read_mask(write_mask(tmp_path / "m", study.image[0] > -900, study))
+    np.testing.assert_array_equal(mask.array, study.image[0] > -900)
+    assert same_grid(mask.affine, study.affine, study.shape)
 
 
 def test_one_file_is_one_slice(tmp_path: Path) -> None:
@@ -141,6 +154,10 @@ def test_several_series_are_named(tmp_path: Path) -> None:
         ({"PixelSpacing": [1, 1]}, "orientation or pixel spacing"),
         ({"ImageOrientationPatient": [1, 0, 0, 0, 0, -1]}, "orientation or pixel spacing"),
         ({"ImagePositionPatient": [-10, -40, 12]}, "on one line"),
+        (
+            {"ImageOrientationPatient": [1, 0, 0, 0, 1.002, 0]},
+            r"x.dcm: ImageOrientationPatient is .*, 1.002, ",
+        ),
         ({"ImagePositionPatient": None}, "ImagePositionPatient is None"),
         ({"PixelSpacing": None}, "PixelSpacing is None"),
     ],
@@ -150,6 +167,23 @@ def test_a_slice_that_does_not_belong(tmp_path: Path, fields: dict[str, Any], wh
     save_dicom(folder / "x.dcm", slice_dataset(PIXELS[0], 12, **fields))
     with pytest.raises(GeometryError, match=what):
         read_study(folder, id="a")
+
+
+@pytest.mark.parametrize(
+    "directions",
+    [[2, 0, 0, 0, 2, 0], [1, 0, 0, 0.01, 1, 0], [0, 0, 0, 0, 1, 0], [1, 0, 0, 1, 0, 0], [0.7, 0, 0, 0, 1, 0]],
+)
+def test_directions_that_are_none(tmp_path: Path, directions: list[float]) -> None:
+    folder = save_series(tmp_path / "s", PIXELS, HEIGHTS, ImageOrientationPatient=directions)
+    what = rf"im\d+\.dcm: ImageOrientationPatient is \[{float(directions[0])}, .*at right angles.*Export the series"
+    refused(folder, what, GeometryError)
+
+
+def test_directions_that_were_rounded(tmp_path: Path) -> None:
+    fields: dict[str, Any] = {"ImageOrientationPatient": [0.9991, 0.0009, 0, 0, 1.0009, 0]}
+    study = read_study(save_dicom(tmp_path / "a.dcm", slice_dataset(PIXELS[0], 0, **fields)), id="a")
+    assert study.affine is not None
+    np.testing.assert_allclose(study.affine[:2, 0], [-0.5 * 0.9991, -0.5 * 0.0009])
 
 
 def test_slices_of_another_size(tmp_path: Path) -> None:
@@ -174,11 +208,37 @@ def test_a_tilted_gantry(tmp_path: Path) -> None:
         ({"SamplesPerPixel": 3, "PhotometricInterpretation": "RGB"}, "not grey"),
         ({"Rows": None}, "no image"),
         ({"RescaleSlope": 0}, "Grey values are 0 x"),
+        ({"RescaleSlope": None}, "RescaleSlope is empty, not one number. .*delete RescaleSlope and"),
+        ({"RescaleSlope": [1, 2]}, r"RescaleSlope is \[1.*, 2.*\], not one number"),
+        ({"RescaleIntercept": ""}, "RescaleIntercept is empty, not one number"),
+        ({"RescaleIntercept": [0, 5]}, r"RescaleIntercept is \[0.*, 5.*\], not one number"),
         ({"Rows": 50}, "damaged"),
     ],
 )
 def test_files_that_are_no_grey_slice(tmp_path: Path, fields: dict[str, Any], what: str) -> None:
     refused(save_dicom(tmp_path / "a.dcm", slice_dataset(PIXELS[0], 0, **fields)), what)
+
+
+def test_a_rescale_that_is_no_number(tmp_path: Path) -> None:
+    path = save_dicom(tmp_path / "a.dcm", slice_dataset(PIXELS[0], 0))
+    path.write_bytes(path.read_bytes().replace(b"-1000", b"-1x00"))
+    refused(path, "RescaleIntercept is -1x00.*, not one number")
+
+
+@pytest.mark.parametrize("key", ["SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"])
+@pytest.mark.parametrize("frames", [None, 1])
+def test_an_enhanced_image_of_one_frame(tmp_path: Path, key: str, frames: int | None) -> None:
+    data = slice_dataset(PIXELS[0], 0, SOPClassUID=EnhancedCTImageStorage, NumberOfFrames=frames)
+    data.file_meta.MediaStorageSOPClassUID = EnhancedCTImageStorage
+    place, group = Dataset(), Dataset()
+    place.ImagePositionPatient = data.ImagePositionPatient
+    group.PlanePositionSequence = [place]
+    setattr(data, key, [group])
+    del data.ImagePositionPatient, data.ImageOrientationPatient, data.RescaleSlope, data.RescaleIntercept
+    refused(
+        save_dicom(tmp_path / "a.dcm", data),
+        r"enhanced \(Enhanced CT Image Storage\): its place and grey values .*functional groups\. Convert it to NIfTI",
+    )
 
 
 def test_a_compression_without_a_decoder_is_named(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ import pytest
 
 from tagmask.errors import GeometryError, InputError, ResourceError, TagmaskError
 from tagmask.io import guards, read_header, read_mask, read_scores, read_study, write_mask, write_scores
+from tagmask.types import Study
 from tests.io.files import AFFINE, nifti_bytes, save_nifti, volume
 
 PACKED = gzip.compress(nifti_bytes(volume((20, 20, 20))), mtime=0)
@@ -291,6 +292,44 @@ def test_an_oblique_grid_is_fine(tmp_path: Path) -> None:
     assert read_study(save_nifti(tmp_path / "a.nii.gz", affine=affine), id="a").spacing == pytest.approx(
         (2, 1.5, 3)
     )
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_grid_turned_halfway_between_two_axes_comes_back(tmp_path: Path, sign: int) -> None:
+    half = np.sqrt(0.5)
+    affine = np.eye(4)
+    affine[:3, :3] = np.array([[half, -half, 0], [half, half, 0], [0, 0, 1]]) @ np.diag([sign * 0.7, 0.7, 3])
+    study = Study("a", np.zeros((1, 5, 6, 4), np.float32), affine, "volume", ())
+    path = write_mask(tmp_path / "m", volume() > 60, study)
+    image: Any = nib.load(path)
+    assert (int(image.header["sform_code"]), int(image.header["qform_code"])) == (1, 1)
+    found = read_mask(path)
+    np.testing.assert_array_equal(found.array, volume() > 60)
+    np.testing.assert_allclose(found.affine, affine, atol=1e-6)  # type: ignore[arg-type]
+
+
+def test_shear_that_a_qform_cannot_hold_is_kept_by_the_sform_alone(tmp_path: Path) -> None:
+    affine = AFFINE.copy()
+    affine[1, 2] = 0.015 * affine[2, 2]  # within guards.MAX_SHEAR
+    study = Study("a", np.zeros((1, 16, 16, 40), np.float32), affine, "volume", ())
+    scores = np.random.default_rng(0).normal(size=study.shape).astype(np.float32)
+    mask_file = write_mask(tmp_path / "m", scores > 0, study)
+    score_file = write_scores(tmp_path / "s", scores, study)
+    for file in (mask_file, score_file):
+        image: Any = nib.load(file)
+        assert (int(image.header["sform_code"]), int(image.header["qform_code"])) == (1, 0)
+        np.testing.assert_allclose(image.affine, affine, atol=1e-6)
+    np.testing.assert_array_equal(read_mask(mask_file).array, scores > 0)
+    np.testing.assert_allclose(read_mask(mask_file).affine, affine, atol=1e-6)  # type: ignore[arg-type]
+    np.testing.assert_array_equal(read_scores(score_file), scores)
+
+
+def test_shear_of_rounding_leaves_the_qform(tmp_path: Path) -> None:
+    affine = AFFINE.copy()
+    affine[1, 2] = 0.005  # positions of two decimals; without a qform, ITK would not open the file
+    study = Study("a", np.zeros((1, 5, 6, 4), np.float32), affine, "volume", ())
+    image: Any = nib.load(write_mask(tmp_path / "m", volume() > 60, study))
+    assert (int(image.header["sform_code"]), int(image.header["qform_code"])) == (1, 1)
 
 
 def raw_sform(path: Path, affine: np.ndarray) -> Path:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import random
+import struct
 import zlib
 from pathlib import Path
 from typing import Any
@@ -101,6 +102,39 @@ def test_palette_becomes_grey_or_colour_and_indices_for_a_mask(tmp_path: Path) -
         np.testing.assert_array_equal(read_mask(tmp_path / "a.png", labels=(2,)).array[..., 0], indices == 2)
 
 
+@pytest.mark.parametrize("depth", [1, 2, 4, 8])
+@pytest.mark.parametrize("colour", [0, 3], ids=["grey", "palette"])
+def test_masks_of_few_bits_keep_their_labels(tmp_path: Path, depth: int, colour: int) -> None:
+    labels = (np.arange(64).reshape(8, 8) % 2**depth).astype(np.uint8)
+    path = tmp_path / "m.png"
+    if colour == 3:
+        image = Image.fromarray(labels)
+        image.putpalette([9, 0, 200] * 2**depth)
+        image.save(path, bits=depth)
+    else:
+        bits = labels[..., None] >> np.arange(depth, dtype=np.uint8)[::-1] & 1
+        rows = np.packbits(bits.reshape(8, -1), axis=1)
+        path.write_bytes(png_bytes(rows, colour=0, depth=depth, size=(8, 8)))
+        check(path, labels * (255 // (2**depth - 1)))  # as a picture, from black to white
+    assert path.read_bytes()[24:26] == bytes([depth, colour])
+    for label in range(min(2**depth, 64)):
+        found = read_mask(path, labels=(label,)).array[..., 0]
+        np.testing.assert_array_equal(found, labels == label)
+    np.testing.assert_array_equal(read_mask(path).array[..., 0], labels > 0)
+
+
+@pytest.mark.parametrize("depth", [2, 4])
+def test_a_tiff_of_few_bits_is_refused(tmp_path: Path, depth: int) -> None:
+    # One row of 8 bits, 0, in LZW: clear, 0, end, in codes of 9 bits.
+    data = int(f"{256:09b}{0:09b}{257:09b}00000", 2).to_bytes(4, "big")
+    tags = {256: 8 // depth, 257: 1, 258: depth, 259: 5, 262: 1, 273: 8, 277: 1, 278: 1, 279: 4}
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
+    (tmp_path / "a.tif").write_bytes(
+        b"II*\0" + struct.pack("<I", 12) + data + struct.pack("<H", len(tags)) + entries + bytes(4)
+    )
+    refused(tmp_path / "a.tif", rf"1 samples of {depth} bit .*Save it as grey or RGB, 8 or 16 bit")
+
+
 def test_alpha_is_dropped_where_it_says_nothing(tmp_path: Path) -> None:
     check(save(tmp_path / "a.png", RGB, "RGBA"), RGB)
     check(save(tmp_path / "b.png", GREY, "LA"), GREY)
@@ -152,6 +186,20 @@ def test_a_turned_jpeg_is_refused(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     refused(save(tmp_path / "a.jpg", GREY, exif=exif), "stored turned")
+
+
+@pytest.mark.parametrize("compression", [None, "tiff_lzw", "tiff_adobe_deflate", "packbits"])
+@pytest.mark.parametrize("array", [GREY, RGB], ids=["grey", "rgb"])
+def test_a_turned_tiff_is_refused(tmp_path: Path, array: np.ndarray, compression: str | None) -> None:
+    path = tmp_path / "a.tif"
+    for turned in range(2, 9):
+        save(path, array, compression=compression, tiffinfo={274: turned})
+        refused(path, rf"stored turned \(TIFF orientation {turned}\)\. Save it upright")
+        with pytest.raises(InputError, match="stored turned"):
+            read_header(path)
+        with pytest.raises(InputError, match="stored turned"):
+            read_mask(path)
+    check(save(path, array, compression=compression, tiffinfo={274: 1}), array)
 
 
 @pytest.mark.parametrize("format", ["PNG", "JPEG", "TIFF"])

@@ -21,11 +21,25 @@ from tests.io.files import AFFINE, save_nifti
         ("a.b.tiff", "a.b"),
         ("series_7", "series_7"),
         ("scan.v2", "scan.v2"),
-        (".png", ".png"),
+        (".png", "png"),
+        ("x/.p.png", "p"),
+        ("...p.nii.gz", "p"),
     ],
 )
 def test_stem(path: str, name: str) -> None:
     assert stem(path) == stem(Path(path)) == name
+
+
+def test_a_folder_without_a_name_of_its_own_is_called_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inner = tmp_path / "Series 7" / "inner"
+    inner.mkdir(parents=True)
+    monkeypatch.chdir(inner)
+    assert [stem(path) for path in (".", "", "./", "..", "../.", "../inner/..")] == [
+        *["inner"] * 3,
+        *["Series 7"] * 3,
+    ]
 
 
 def test_case_files_are_sorted_and_hidden_ones_skipped(tmp_path: Path) -> None:

@@ -279,6 +279,10 @@ def test_small_targets_can_be_dropped(world: World, tmp_path: Path) -> None:
     )  # the body is 64 of 120 pixels and some noise
     assert body.summary["slices"]["evaluated"] == 8
     assert body.value("auprc", row="all_foreground") > 16 / 120  # type: ignore[operator]
+    whole = evaluate(world.results, world.data, out=tmp_path / "four", resamples=20)
+    by_slice = evaluate(world.results, world.data, out=tmp_path / "five", ap_over="slice_body", resamples=20)
+    shares = [one.value("auprc", row="all_foreground") for one in (whole, body, by_slice)]
+    assert shares[0] < shares[2] and shares[1] != shares[2]  # type: ignore[operator]
 
 
 def test_hd95_rules(world: World, tmp_path: Path) -> None:

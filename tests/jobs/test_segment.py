@@ -19,6 +19,7 @@ from PIL import Image
 from tagmask.errors import ConfigError, InputError, RunError, TableError
 from tagmask.io import alone_in, read_mask, read_scores, sha256
 from tagmask.jobs.segment import SegmentResult, segment
+from tagmask.networks import weights
 from tagmask.runs import Run
 from tagmask.segmenting import cases, workbench
 from tagmask.slices import SliceSettings
@@ -907,6 +908,33 @@ def test_several_channels(tmp_path: Path) -> None:
     listed = table(tmp_path / "t.csv", "id,image", ("a", "a1.nii;a2.nii"), ("b", "b.nii"))
     result = segment(run, [listed], out=tmp_path / "out")
     assert len(result.done) == 1 and "1 channels" in result.failed["b"]
+
+
+def test_slices_without_a_tag_need_the_classifier_that_the_experiment_names(
+    tmp_path: Path, three: Path
+) -> None:
+    run = write_run(tmp_path / "run", "classifier.size=16", networks=("denoiser",))
+    with pytest.raises(
+        RunError, match=r"no weights of the classifier that tags slices.*goes on.*--tags none"
+    ):
+        segment(run, [three], out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    assert len(segment(run, [three], out=tmp_path / "all", tags="none").done) == 3
+    told = table(tmp_path / "told.csv", "id,image,label", ("a", "p0.png", 0), ("b", "p1.png", 1))
+    assert tags_of(segment(run, [told], out=tmp_path / "told")) == [("0", "given"), ("1", "given")]
+
+
+def test_another_schedule_than_the_denoisers_own_is_refused(tmp_path: Path) -> None:
+    run, path = write_run(tmp_path / "run"), tmp_path / "run" / "weights" / "denoiser.safetensors"
+    record = {"step": 1, "schedule": {"kind": "linear", "steps": 1000}}
+    weights.save(path, weights.load(path, "denoiser"), record)
+    scan = picture(tmp_path / "a.png")
+    for change in ('schedule.kind="cosine"', "schedule.steps=500"):
+        with pytest.raises(
+            ConfigError, match=r"denoiser\.safetensors: .*linear schedule of 1000 steps.*another one"
+        ):
+            segment(run, [scan], out=tmp_path / "out", overrides=[change])
+    assert not (tmp_path / "out").exists() and segment(run, [scan], out=tmp_path / "out").done == ("a",)
 
 
 def test_the_run_may_cut_another_plane(tmp_path: Path) -> None:

@@ -172,6 +172,42 @@ def test_a_step_that_fp16_skips_moves_no_average(
     assert all(torch.isfinite(value).all() for value in kept.values())
 
 
+def test_a_device_that_training_does_not_take_is_refused(prepared: Path, tmp_path: Path) -> None:
+    experiment = toys.write_experiment(tmp_path / "e.toml", prepared)
+    with pytest.raises(ConfigError, match=r"device = 'cuda:1'.*CUDA_VISIBLE_DEVICES"):
+        train(experiment, out=tmp_path / "run", device="cuda:1")
+    with pytest.raises(ConfigError, match="fp16.*the CPU is to be used"):
+        half = ["train.denoiser.precision=fp16"]
+        train(experiment, out=tmp_path / "run", only="denoiser", device="cpu", overrides=half)
+    assert not (tmp_path / "run").exists()
+
+
+def test_losses_that_depend_on_the_parts_of_a_batch_are_named(
+    prepared: Path, masked: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def warned(text: str, *overrides: str, network: str) -> str:
+        caplog.clear()
+        path = tmp_path / f"{len(list(tmp_path.iterdir()))}.toml"
+        path.write_text(text)
+        train(
+            path, out=path.with_suffix(""), only=network, overrides=[f"train.{network}.steps=1", *overrides]
+        )
+        return caplog.text
+
+    tags = toys.EXPERIMENT.format(prepared=prepared)
+    assert "of each part" not in warned(tags, "train.denoiser.micro_batch=4", network="denoiser")
+    masks = f'[data]\nprepared = "{masked}"\n[segmenter]\nsize = 16\nwidths = [8, 8]\n[train.segmenter]\nbatch = 8\n'
+    for norm, per_image, what in (
+        ("batch", "true", "batch norm"),
+        ("instance", "false", "Dice loss"),
+        ("instance", "true", None),
+    ):
+        options = [f"segmenter.norm={norm}", f"train.segmenter.dice_per_image={per_image}"]
+        found = warned(masks, "train.segmenter.micro_batch=4", *options, network="segmenter")
+        assert (f"The {what} is of each part of a batch" in found) if what else ("of each part" not in found)
+        assert "of each part" not in warned(masks, *options, network="segmenter")
+
+
 def launch(experiment: Path, out: Path, processes: int, *overrides: str) -> subprocess.Popen[str]:
     """Train in processes of their own, under torchrun if there are several."""
     program = (

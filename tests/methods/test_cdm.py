@@ -10,6 +10,7 @@ import torch
 from tagmask.diffusion.noise import gaussian
 from tagmask.diffusion.schedule import NoiseSchedule
 from tagmask.errors import ConfigError
+from tagmask.masks import MaskSettings, binarise
 from tagmask.methods.cdm import CDM, CDMSettings
 from tagmask.types import Batch
 from tests.published import published_classifier, published_denoiser
@@ -68,6 +69,26 @@ def test_one_walk_serves_every_smaller_number_of_stages() -> None:
     for stages in (1, 4, 7):
         short = method(world, stages=stages).predict(batch, 0).score_map
         assert torch.equal(short, long[stages - 1])
+
+
+def test_each_map_can_be_scaled_by_itself_which_otsu_does_not_mind() -> None:
+    world = square_world()
+    batch = study(world)
+    plain = method(world, draws=2).predict(batch).score_map
+    scaled = method(world, draws=2, min_max=True).predict(batch).score_map
+    assert scaled.amin(dim=(1, 2, 3)).tolist() == [0, 0, 0] and scaled.amax(dim=(1, 2, 3)).tolist() == [
+        1,
+        1,
+        1,
+    ]
+    low, high = plain.amin(dim=(1, 2, 3), keepdim=True), plain.amax(dim=(1, 2, 3), keepdim=True)
+    torch.testing.assert_close(low + scaled * (high - low), plain)
+    masks = [binarise(m, batch.image, MaskSettings()).mask for m in (plain, scaled)]
+    assert torch.equal(*masks) and masks[0].any()
+    flat = torch.zeros(2, 1, 4, 4)
+    assert torch.equal(
+        method(world, min_max=True).mean([flat]).score_map, flat
+    )  # a map without contrast stays so
 
 
 def test_channels_are_summed() -> None:

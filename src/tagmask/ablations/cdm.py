@@ -43,7 +43,7 @@ def _prefixes(method: CDM, stages: Sequence[int], batch: Batch, seed: int) -> li
     """Stop one walk at every R, and average over draws as `CDM.predict` does."""
     walks = (method.walk(batch, gaussian(batch, seed, draw)) for draw in range(method.settings.draws))
     kept = [{r: a for r, a in enumerate(walk, 1) if r in stages} for walk in walks]
-    return [Prediction(torch.stack([maps[r] for maps in kept]).mean(dim=0)) for r in stages]
+    return [method.mean([maps[r] for maps in kept]) for r in stages]
 
 
 def _levels(run: Run, name: str) -> Sequence[Value]:

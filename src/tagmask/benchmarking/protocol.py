@@ -28,7 +28,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "setups": ["mixed", "positives"],
         "metrics": ["dice", "iou", "auprc"],
         "auprc_over": "pooled",
-        "ap_over": "body",
+        "ap_over": "slice_body",
         "seeds": [0, 1, 2],
         "tags": "none",
     },
@@ -69,7 +69,7 @@ class Protocol:
     min_area_frac: float = 0.0
     area_of: Literal["slice", "body"] = "slice"
     empty_hd: Literal["exclude", "diagonal", "zero"] = "exclude"
-    ap_over: Literal["image", "body"] = "image"
+    ap_over: Literal["image", "body", "slice_body"] = "image"
     resamples: int = 2000
 
     def __post_init__(self) -> None:

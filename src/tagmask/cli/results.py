@@ -147,7 +147,8 @@ def evaluate(
         typer.Option(help="HD95 where one mask is empty.", rich_help_panel=_CONVENTIONS),
     ] = "exclude",
     ap_over: Annotated[
-        Literal["image", "body"], typer.Option(help="Pixels of AUPRC.", rich_help_panel=_CONVENTIONS)
+        Literal["image", "body", "slice_body"],
+        typer.Option(help="Pixels of AUPRC.", rich_help_panel=_CONVENTIONS),
     ] = "image",
     resamples: Annotated[int, typer.Option(help="Bootstrap resamples.", rich_help_panel=_CONVENTIONS)] = 2000,
     seed: Seed = 0,

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from tagmask.data.table import SPLITS, Case
+from tagmask.data.table import SPLITS, Case, alike
 from tagmask.errors import ConfigError, TableError
 
 __all__ = [
@@ -213,5 +213,5 @@ def picture_ranges(cases: Iterable[Case]) -> dict[str, tuple[int, int]]:
 
 
 def _patient(case: Case) -> str:
-    """Two spellings of a patient that differ in case are taken for one: rather refused than leaked."""
-    return case.patient.casefold()
+    """Two spellings of a patient that look alike are taken for one: rather refused than leaked."""
+    return alike(case.patient)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,7 +20,7 @@ from tagmask.data.csv_rows import read_rows
 from tagmask.errors import InputError, TableError
 from tagmask.io import case_files, stem
 
-__all__ = ["SPLITS", "TAG", "Case", "by_study", "read_inputs", "read_table"]
+__all__ = ["SPLITS", "TAG", "Case", "alike", "by_study", "read_inputs", "read_table"]
 
 SPLITS = ("train", "val", "test")
 TAG = "label"
@@ -224,7 +225,7 @@ def _case(fields: dict[str, str], path: Path, number: int, tag: str) -> Case:
     )
 
 
-def _alike(name: str) -> str:
+def alike(name: str) -> str:
     """Give what a disk or a careless eye sees of a name: two spellings that agree here are one."""
     return unicodedata.normalize("NFC", name).casefold()
 
@@ -235,7 +236,7 @@ def _refuse_twins(cases: Sequence[Case]) -> None:
     for case in cases:
         if not case.row:  # named after its image, and kept apart with it
             continue
-        first = seen.setdefault(_alike(case.id), case)
+        first = seen.setdefault(alike(case.id), case)
         if first is not case:
             what = "used twice" if first.id == case.id else f"too like {first.id!r}"
             raise TableError(
@@ -250,15 +251,14 @@ def _named(cases: list[Case], root: Path) -> list[Case]:
     names = {case.images: stem(case.images[0]) for case in cases}
 
     def path_name(images: tuple[Path, ...]) -> str:
-        # Results under a name that begins with a dot would be hidden.
-        return Path(os.path.relpath(images[0], root)).as_posix().replace("/", "_").lstrip("._")
+        # Results under a name that begins with a dot would be hidden; "." is the root itself.
+        name = Path(os.path.relpath(images[0], root)).as_posix().replace("/", "_").lstrip("._")
+        return name or names[images]
 
     for rename in (lambda images: stem(path_name(images)), path_name):
-        count: dict[str, int] = {}
-        for name in names.values():
-            count[_alike(name)] = count.get(_alike(name), 0) + 1
+        count = Counter(alike(name) for name in names.values())
         names = {
-            images: name if count[_alike(name)] == 1 else rename(images) for images, name in names.items()
+            images: name if count[alike(name)] == 1 else rename(images) for images, name in names.items()
         }
     return [_renamed(case, names[case.images]) for case in cases]
 
@@ -274,7 +274,7 @@ def _check_studies(cases: Sequence[Case]) -> None:
     spelled: dict[str, Case] = {}
     for rows in by_study(cases).values():
         first, slices = rows[0], set[int | None]()
-        clash = spelled.setdefault(_alike(first.study), first)
+        clash = spelled.setdefault(alike(first.study), first)
         if clash is not first:
             raise TableError(
                 f"The image would be called {first.study!r}, too like that of {clash.where}.",

@@ -27,6 +27,7 @@ logging.getLogger("pydicom").addHandler(logging.NullHandler())
 _DEFLATED = "1.2.840.10008.1.2.1.99"
 _SUFFIXES = {".dcm", ".dicom", ".ima", ""}
 _NO_IMAGE = {"DICOMDIR", "LICENSE", "README", "VERSION"}
+_GROUPS = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")
 _AGAIN = "Copy or export it again."
 
 
@@ -112,6 +113,12 @@ def _check_kind(path: Path, header: Any) -> None:
             where=path,
             repair="Convert it to NIfTI (dcm2niix) or to one file a slice.",
         )
+    if any(key in header for key in _GROUPS):
+        raise InputError(
+            f"The image is enhanced ({name}): its place and grey values are given by functional groups.",
+            where=path,
+            repair="Convert it to NIfTI (dcm2niix) or to one file a slice.",
+        )
     grey = str(header.get("PhotometricInterpretation", "")) in ("MONOCHROME1", "MONOCHROME2")
     if int(header.get("SamplesPerPixel") or 1) != 1 or not grey:
         raise InputError(
@@ -133,7 +140,7 @@ def open_dicom(path: Path) -> DicomSeries:
     Raises
     ------
     InputError
-        No image, several series, a damaged file, a file with several frames or colours.
+        No image, several series, a damaged file, a file with several frames, functional groups or colours.
     GeometryError
         Slices that miss, coincide, or do not form a grid.
     ResourceError
@@ -216,7 +223,7 @@ def read_series(series: DicomSeries) -> np.ndarray:
     Raises
     ------
     InputError
-        Damaged or compressed in a way that no installed decoder reads, or a scaling that is not finite.
+        Damaged or compressed in a way that no installed decoder reads, or a scaling that is no pair of finite numbers.
     """
     if series.affine is None:
         image = _pixels(series.files[0], series.shape[:2]).astype(np.float32)[..., None]
@@ -252,7 +259,8 @@ def _pixels(path: Path, shape: tuple[int, int]) -> np.ndarray:
                 f"The pixels are {stored.shape}, the header says {shape}.", where=path, repair=_AGAIN
             )
         slope, intercept = (
-            float(data.get(key, d)) for key, d in (("RescaleSlope", 1), ("RescaleIntercept", 0))
+            _one_number(path, data, "RescaleSlope", 1),
+            _one_number(path, data, "RescaleIntercept", 0),
         )
         if slope == 0 or not np.isfinite((slope, intercept)).all():
             raise InputError(f"Grey values are {slope:g} x + {intercept:g}.", where=path, repair=_AGAIN)
@@ -260,3 +268,16 @@ def _pixels(path: Path, shape: tuple[int, int]) -> np.ndarray:
         if data.PhotometricInterpretation == "MONOCHROME1":
             grey = (-1 if data.PixelRepresentation else 2 ** int(data.BitsStored) - 1) - grey
         return grey * slope + intercept
+
+
+def _one_number(path: Path, data: Any, key: str, default: float) -> float:
+    """Give the one number of a key, the default where the key is absent."""
+    try:
+        return float(data.get(key, default))
+    except (TypeError, ValueError):
+        stored = data.get_item(key).value
+        raise InputError(
+            f"{key} is {stored or 'empty'}, not one number.",
+            where=path,
+            repair="Export it again, or delete RescaleSlope and RescaleIntercept if grey values are as stored.",
+        ) from None

@@ -12,7 +12,7 @@ from tagmask.errors import GeometryError
 __all__ = ["geometry"]
 
 _ANGLE = 1e-3
-"""How far direction cosines may differ within a series."""
+"""How far direction cosines may differ within a series, and be off two unit vectors at right angles."""
 _UNEVEN = 0.01
 """How far one gap between slices may be off the median gap, as a part of it ..."""
 _ROUNDING = 0.01
@@ -32,11 +32,12 @@ def geometry(path: Path, files: list[Path], headers: list[Any]) -> tuple[list[in
     Raises
     ------
     GeometryError
-        Headers without a place, other planes among them, slices that miss or coincide.
+        Headers without a place or with impossible directions, other planes among them, slices that miss or coincide.
     """
     cosines = np.stack(
         [_numbers(f, h, "ImageOrientationPatient", 6) for f, h in zip(files, headers, strict=True)]
     )
+    _check_directions(files, headers, cosines)
     spacings = np.stack([_numbers(f, h, "PixelSpacing", 2) for f, h in zip(files, headers, strict=True)])
     if np.ptp(cosines, axis=0).max() > _ANGLE or np.ptp(spacings, axis=0).max() > _ANGLE * spacings.min():
         raise GeometryError(
@@ -84,6 +85,21 @@ def _numbers(path: Path, header: Any, key: str, count: int) -> np.ndarray:
             f"{key} is {value}.", where=path, repair="Export the series again, with its geometry."
         )
     return array
+
+
+def _check_directions(files: list[Path], headers: list[Any], cosines: np.ndarray) -> None:
+    """Refuse (files, 6) direction cosines that are no two unit vectors at right angles."""
+    pairs = cosines.reshape(-1, 2, 3)
+    lengths = np.abs(np.linalg.norm(pairs, axis=2) - 1).max(axis=1)
+    angles = np.abs((pairs[:, 0] * pairs[:, 1]).sum(axis=1))
+    worst = int(np.maximum(lengths, angles).argmax())
+    if max(lengths[worst], angles[worst]) > _ANGLE:
+        raise GeometryError(
+            f"ImageOrientationPatient is {headers[worst].get('ImageOrientationPatient')}: "
+            "these are no two directions of length 1 at right angles.",
+            where=files[worst],
+            repair="Export the series again, with its geometry.",
+        )
 
 
 def _check_gaps(path: Path, heights: np.ndarray, files: list[Path]) -> None:

@@ -25,14 +25,19 @@ _UNREAD = (
 
 
 def stem(path: PathLike) -> str:
-    """Give the name of a case from its file: without folder and without suffix.
+    """Give the name of a case from its file: without folder, suffix and leading dots, which would hide its results.
+
+    "." and ".." are called as the folders they are.
 
     Examples
     --------
-    >>> stem("scans/case.1.nii.gz"), stem("scans/series_7/"), stem("a.b.PNG")
-    ('case.1', 'series_7', 'a.b')
+    >>> stem("scans/case.1.nii.gz"), stem("scans/series_7/"), stem(".b.PNG")
+    ('case.1', 'series_7', 'b')
     """
     name = Path(path).name
+    if name in ("", ".."):
+        name = os.path.basename(os.path.realpath(path))
+    name = name.lstrip(".")
     suffix = next((s for s in _SUFFIXES if name.lower().endswith(s) and len(name) > len(s)), "")
     return name[: len(name) - len(suffix)]
 

@@ -12,7 +12,7 @@ from nibabel.spatialimages import HeaderDataError
 from tagmask.errors import GeometryError
 from tagmask.io.guards import check_affine, corner_distance
 
-__all__ = ["affine_of"]
+__all__ = ["affine_of", "contradiction"]
 
 _axes: Any = nib.aff2axcodes  # nibabel is not typed
 
@@ -31,7 +31,9 @@ def affine_of(path: Path, header: Any, shape: tuple[int, int, int]) -> np.ndarra
         affine = np.asarray(header.get_sform(), dtype=np.float64)
         check_affine(affine, path)
         if qform > 0:
-            _check_agreement(path, header, affine, shape, same_space=sform == qform)
+            check_affine(_qform(path, header), path)
+            if what := contradiction(path, header, shape):
+                raise GeometryError(what, where=path, repair="Delete the wrong one (set its code to 0).")
         return affine
     edges = np.asarray(header["pixdim"][1:4], dtype=np.float64)
     if not (np.isfinite(edges).all() and (edges > 0).all()):
@@ -58,23 +60,35 @@ def _qform(path: Path, header: Any) -> np.ndarray:
         ) from None
 
 
-def _check_agreement(
-    path: Path, header: Any, sform: np.ndarray, shape: tuple[int, int, int], same_space: bool
-) -> None:
-    """Refuse an sform and a qform that cannot both be true.
+def contradiction(path: Path, header: Any, shape: tuple[int, int, int]) -> str:
+    """Say how an sform and a qform cannot both be true; "" where they can.
 
     With one code they claim one space, and may differ by the rounding of a quaternion: a quarter of a voxel
     is allowed. With two codes they may differ (a scanner's space and an atlas's), but not about which axis is
     which.
+
+    Parameters
+    ----------
+    path
+        Of the file, for messages.
+    header
+        Of NIfTI, with both codes above 0.
+    shape
+        (I, J, K).
+
+    Raises
+    ------
+    GeometryError
+        The qform is not a rotation.
     """
-    qform = _qform(path, header)
-    check_affine(qform, path)
-    repair = "Delete the wrong one (set its code to 0)."
+    sform, qform = np.asarray(header.get_sform(), dtype=np.float64), _qform(path, header)
+    allowed = float(np.linalg.norm(sform[:3, :3], axis=0).min()) / 4
+    i, j, k = (max(2, n) for n in shape)  # the step from a single slice to the next counts too
+    if corner_distance(sform, qform, (i, j, k)) <= allowed:
+        return ""  # Halfway between two axes, rounding alone would choose their names.
     if _axes(sform) != _axes(qform):
-        names = "".join(_axes(sform)), "".join(_axes(qform))
-        raise GeometryError(f"The sform says {names[0]}, the qform {names[1]}.", where=path, repair=repair)
+        return f"The sform says {''.join(_axes(sform))}, the qform {''.join(_axes(qform))}."
     distance = corner_distance(sform, qform, shape)
-    if same_space and not distance <= np.linalg.norm(sform[:3, :3], axis=0).min() / 4:
-        raise GeometryError(
-            f"The sform and the qform disagree by {distance:.3g} mm.", where=path, repair=repair
-        )
+    if int(header["sform_code"]) == int(header["qform_code"]) and not distance <= allowed:
+        return f"The sform and the qform disagree by {distance:.3g} mm."
+    return ""

@@ -10,6 +10,7 @@ import nibabel as nib
 import numpy as np
 
 from tagmask.io.atomic import atomic_write
+from tagmask.io.nifti_affine import contradiction
 
 __all__ = ["blank_header", "write_image"]
 
@@ -28,7 +29,8 @@ def blank_header(affine: np.ndarray) -> Any:
 def write_image(path: Path, image: np.ndarray, like: Any, level: int = 6) -> None:
     """Write a .nii.gz, atomically, with the geometry of another header.
 
-    Affines, codes, voxel edges and unit are copied bit for bit.
+    Affines, codes, voxel edges and unit are copied bit for bit; but no qform is written (code 0) where the grid is
+    sheared by more than a qform can hold, and it would contradict the sform.
 
     Parameters
     ----------
@@ -50,6 +52,9 @@ def write_image(path: Path, image: np.ndarray, like: Any, level: int = 6) -> Non
     for letter in "xyz":
         header[f"qoffset_{letter}"] = like[f"qoffset_{letter}"]
     header["pixdim"][: image.ndim + 1] = like["pixdim"][: image.ndim + 1]
+    i, j, k = (*image.shape, 1)[:3]
+    if header["sform_code"] > 0 and header["qform_code"] > 0 and contradiction(path, header, (i, j, k)):
+        header["qform_code"] = 0
     header["vox_offset"] = header.single_vox_offset
     header["magic"] = header.single_magic
     header["scl_slope"], header["scl_inter"] = 1, 0

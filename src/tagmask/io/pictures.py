@@ -20,7 +20,7 @@ __all__ = ["is_jpeg", "is_picture", "picture_shape", "read_picture", "write_png"
 _PNG, _JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"
 _CHANNELS = {"1": 1, "L": 1, "I;16": 1, "I;16B": 1, "I;16L": 1, "I": 1, "P": 1, "RGB": 3, "LA": 1, "RGBA": 3}
 _ORIENTATION = 0x0112
-_RGB, _GREY_ALPHA, _RGB_ALPHA = 2, 4, 6  # colour types of PNG
+_GREY, _RGB, _GREY_ALPHA, _RGB_ALPHA = 0, 2, 4, 6  # colour types of PNG
 
 
 def is_jpeg(head: bytes) -> bool:
@@ -53,14 +53,15 @@ def picture_shape(path: Path) -> tuple[int, int, int]:
 def read_picture(path: Path, palette: bool = False) -> np.ndarray:
     """Read a grey or RGB picture of 8 or 16 bit, or a float TIFF.
 
-    An opaque alpha channel is dropped, another refused; a palette becomes grey or RGB; 1 bit becomes 0 and
-    255; CMYK and others are refused, and so are animations, several pages, and a picture that is stored
-    turned (EXIF).
+    An opaque alpha channel is dropped, another refused; a palette becomes grey or RGB; grey of 1, 2 or 4 bit is
+    stretched to 0 ... 255; CMYK and others are refused, and so are animations, several pages, and a picture that
+    is stored turned (EXIF or TIFF orientation).
 
     Parameters
     ----------
     palette
-        Give the indices of a palette picture instead of its colours: how label masks are stored.
+        Give the indices of a palette picture instead of its colours, and grey of less than 8 bit as stored: how
+        label masks are kept.
 
     Returns
     -------
@@ -139,7 +140,8 @@ def _first_line(error: Exception) -> str:
 def _read_pillow(path: Path, palette: bool) -> np.ndarray:
     with _open(path) as image:
         try:
-            deep, colour = _png_kind(path)
+            depth, colour = _png_kind(path)
+            deep = depth == 16
             if deep and colour == _GREY_ALPHA:
                 raise _bad(path, "The picture is 16-bit grey with alpha.", "Save it without alpha.")
             if image.mode == "P" and not palette:
@@ -158,15 +160,17 @@ def _read_pillow(path: Path, palette: bool) -> np.ndarray:
         except Exception as error:  # as in _open
             raise _bad(path, f"The picture is damaged ({_first_line(error)}).") from None
         if image.mode == "1":
-            return array.astype(np.uint8) * 255
+            array = array.astype(np.uint8) * 255
+        if palette and depth < 8 and colour == _GREY:
+            return array // (255 // (2**depth - 1))
         return without_alpha(path, array) if image.mode in ("LA", "RGBA") else array
 
 
-def _png_kind(path: Path) -> tuple[bool, int]:
-    """Tell whether a PNG has 16 bit a sample, and its colour type; Pillow tells neither."""
+def _png_kind(path: Path) -> tuple[int, int]:
+    """Give the bits of a sample and the colour type of a PNG, for Pillow tells neither; (8, -1) for JPEG."""
     with open(path, "rb") as file:
         head = file.read(26)
-    return head.startswith(_PNG) and head[24] == 16, head[25]
+    return (head[24], head[25]) if head.startswith(_PNG) else (8, -1)
 
 
 def _low_bytes(path: Path) -> np.ndarray:

@@ -27,6 +27,7 @@ _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB = 0, 1, 2
 _NONE, _DEFLATE, _OTHER_CODECS = 1, (8, 32946), (5, 7, 32773)  # the others: LZW, JPEG, PackBits
 _TILE = 1 << 24
 _DEFLATE_IT = "Save it uncompressed or with deflate."
+_ORIENTATION = 274
 _TYPES = ("uint8", "uint16", "float32")
 
 
@@ -53,7 +54,7 @@ def read_tiff(path: Path) -> np.ndarray:
     Raises
     ------
     InputError
-        Damaged, cut, several pages, or of a kind that is not read.
+        Damaged, cut, several pages, stored turned (orientation tag), or of a kind that is not read.
     ResourceError
         Too many pixels.
     """
@@ -97,12 +98,22 @@ def _check_page(path: Path, page: Any, size: int) -> None:
     check_pixels(path, page.imagelength, page.imagewidth)
     kind = page.samplesperpixel, int(page.photometric)
     allowed = {(1, _WHITE_IS_ZERO), (1, _BLACK_IS_ZERO), (2, _BLACK_IS_ZERO), (3, _RGB), (4, _RGB)}
-    whole = page.dtype is not None and page.dtype.name in _TYPES
+    # Less than 8 bit come as uint8, and Pillow stretches them.
+    packed = page.dtype is not None and page.bitspersample != 8 * page.dtype.itemsize
+    whole = page.dtype is not None and page.dtype.name in _TYPES and not packed
     if kind not in allowed or not whole or (page.dtype.kind == "f" and kind != (1, _BLACK_IS_ZERO)):
         raise InputError(
-            f"The TIFF holds {page.samplesperpixel} samples of {page.dtype} ({page.photometric!s}).",
+            f"The TIFF holds {page.samplesperpixel} samples of "
+            f"{f'{page.bitspersample} bit' if packed else page.dtype} ({page.photometric!s}).",
             where=path,
             repair="Save it as grey or RGB, 8 or 16 bit without sign.",
+        )
+    turned = int(page.tags.valueof(_ORIENTATION, default=1))
+    if turned not in (0, 1):
+        raise InputError(
+            f"The picture is stored turned (TIFF orientation {turned}).",
+            where=path,
+            repair="Save it upright, without the orientation tag.",
         )
     if page.imagedepth != 1 or page.ndim not in (2, 3):
         raise InputError(

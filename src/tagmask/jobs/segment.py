@@ -13,7 +13,7 @@ from typing import Any, cast, get_args
 
 from tagmask.config import plain
 from tagmask.data.table import TAG, Case, read_inputs
-from tagmask.errors import ConfigError, InputError
+from tagmask.errors import ConfigError, InputError, RunError
 from tagmask.io import (
     PathLike,
     alone_in,
@@ -167,6 +167,7 @@ def segment(
     if job.classifier is not None:
         job.classifier.to(device)
     _check_given(run, name, job, studies)
+    _check_classifier(run, job, studies)
     _doubt_tables(studies, column, tags)
     with alone_in(out):
         clear(out, studies)
@@ -212,6 +213,17 @@ def _check_given(run: Run, name: str, job: Workbench, studies: dict[str, list[Ca
             f"tags = predicted, but the run has no classifier, and {name} does not decide by itself.",
             where=run.path,
             repair="Train one ([classifier] in the experiment), or use --tags none.",
+        )
+
+
+def _check_classifier(run: Run, job: Workbench, studies: dict[str, list[Case]]) -> None:
+    """Refuse slices without a tag where the classifier that would tag them is named, but was not trained to the end."""
+    untagged = any(row.label is None for rows in studies.values() for row in rows)
+    if job.tags == "given" and untagged and job.classifier is None and run.experiment.classifier is not None:
+        raise RunError(
+            "has no weights of the classifier that tags slices, and some slices have no tag.",
+            where=run.path,
+            repair=f"Run tagmask train ... -o {run.path}: it goes on. Or tag all slices, or use --tags none.",
         )
 
 

@@ -10,7 +10,7 @@ Read beside Algorithm 1. Where the paper and its published code part ways: docs/
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -56,6 +56,9 @@ class CDMSettings:
     sign
         "positive": the signed difference x - x', as printed; a target darker than its surround scores negative.
         "negative": x' - x, for such targets. "absolute": |x - x'|, as the authors' CHAOS script sums.
+    min_max
+        Scale each map to [0, 1], as the authors' code does. Otsu's threshold and shares of the pixels do not mind; one
+        threshold for all slices, as Che et al. 2024 gave CG-CDM, needs it.
     """
 
     noise_level: int = 400
@@ -67,6 +70,7 @@ class CDMSettings:
     clip: bool = False
     offset: int = 0
     sign: Literal["positive", "negative", "absolute"] = "positive"
+    min_max: bool = False
 
     def __post_init__(self) -> None:
         if not 0 < self.stages <= self.noise_level:
@@ -124,11 +128,18 @@ class CDM:
     def predict(self, batch: Batch, seed: int = 0) -> Prediction:
         """Algorithm 1, averaged over draws of the noise.
 
-        The score map has no unit: compare its values within one image only.
+        The score map has no unit: compare its values within one image only, unless `min_max` has scaled it.
         """
         walks = (self.walk(batch, gaussian(batch, seed, draw)) for draw in range(self.settings.draws))
-        maps = [deque(walk, maxlen=1).pop() for walk in walks]  # the sum after all R stages
-        return Prediction(score_map=torch.stack(maps).mean(dim=0))
+        return self.mean([deque(walk, maxlen=1).pop() for walk in walks])  # the sum after all R stages
+
+    def mean(self, maps: Sequence[Tensor]) -> Prediction:
+        """Average the maps (B, 1, S, S) of some draws, and scale the average of each image if that is asked for."""
+        a = torch.stack(list(maps)).mean(dim=0)
+        if self.settings.min_max:
+            low, high = a.amin(dim=(1, 2, 3), keepdim=True), a.amax(dim=(1, 2, 3), keepdim=True)
+            a = (a - low) / torch.where(high > low, high - low, 1)
+        return Prediction(score_map=a)
 
     @torch.no_grad()
     def walk(self, batch: Batch, noise: Tensor) -> Iterator[Tensor]:

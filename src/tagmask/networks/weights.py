@@ -32,6 +32,7 @@ __all__ = [
     "SCHEDULE",
     "adm_to_classifier",
     "adm_to_denoiser",
+    "check_schedule",
     "load",
     "load_features",
     "read_metadata",
@@ -178,16 +179,8 @@ def load_features(
 
 def _check_training(settings: FeatureSettings, schedule: NoiseSchedule) -> None:
     """Refuse features of a denoiser at noise, or with a label, that its training has not shown it."""
+    check_schedule(settings.weights, schedule)
     record = read_metadata(settings.weights)["metadata"]
-    if SCHEDULE in record:
-        own = build(ScheduleSettings, record[SCHEDULE], where=settings.weights)
-        if not torch.equal(own.build().alpha_bar, schedule.alpha_bar):
-            raise ConfigError(
-                f"was trained with a {own.kind} schedule of {own.steps} steps, but its features are asked for with "
-                "another one.",
-                where=settings.weights,
-                repair=f'Set schedule.kind = "{own.kind}" and schedule.steps = {own.steps}.',
-            )
     if LEARNT in record:
         learnt = build(Learnt, record[LEARNT], where=settings.weights)
         learnt.check("a feature extractor", only_tag=learnt.only_tag, where=settings.weights)
@@ -197,6 +190,26 @@ def _check_training(settings: FeatureSettings, schedule: NoiseSchedule) -> None:
                 where=settings.weights,
                 repair="Name a class that it knows: features.label = 0. Or train one with label dropout.",
             )
+
+
+def check_schedule(path: Path, schedule: NoiseSchedule) -> None:
+    """Refuse a denoiser that was trained with other noise than it is to be asked about, where its file says so.
+
+    Raises
+    ------
+    ConfigError
+        Another schedule.
+    """
+    record = read_metadata(path)["metadata"]
+    if SCHEDULE not in record:
+        return
+    own = build(ScheduleSettings, record[SCHEDULE], where=path)
+    if not torch.equal(own.build().alpha_bar, schedule.alpha_bar):
+        raise ConfigError(
+            f"was trained with a {own.kind} schedule of {own.steps} steps, but is asked for with another one.",
+            where=path,
+            repair=f'Set schedule.kind = "{own.kind}" and schedule.steps = {own.steps}.',
+        )
 
 
 def _layers(settings: Any) -> int:

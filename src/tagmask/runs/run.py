@@ -185,7 +185,7 @@ class Run:
         """What was recorded when the run began."""
         try:
             content = json.loads((self.path / "environment.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             return {}
         return content if isinstance(content, dict) else {}
 
@@ -349,6 +349,7 @@ class Run:
             for need in part.needs:
                 found[need] = self._on(device, need, name)
         if (denoiser := found.get("denoiser")) is not None:
+            weights.check_schedule(self.weights_path("denoiser"), self.experiment.schedule.build())
             self.experiment.check_training(name, settings, cast(Denoiser, denoiser).settings, where=self.path)
         return METHODS[name].make(Networks(self.experiment.schedule.build(), found, members), settings)
 

@@ -24,7 +24,7 @@ from tagmask.scoring.score_histogram import ScoreHistogram
 from tagmask.scoring.scoreboard import FLAT, flat, markdown, write_numbers
 from tagmask.scoring.slice_records import PER_SLICE, SliceRecord
 from tagmask.scoring.truth import SliceInfo
-from tagmask.thresholds import body
+from tagmask.thresholds import body, slice_body
 
 __all__ = ["FILES", "SUBSETS", "Accumulator"]
 
@@ -79,10 +79,11 @@ class Accumulator:
         """
         body = self._body(case)
         kept = self._kept(case, body)
+        over = self._over(case, body)
         for row in self.rows if kept else ():
             filled = row.fill(case)
             for k in kept:
-                self._enter_slice(case, row.row, k, filled, body)
+                self._enter_slice(case, row.row, k, filled, body, over)
 
     def check(self, where: Path) -> None:
         """Refuse an evaluation of nothing, and one by tags without tags.
@@ -130,7 +131,7 @@ class Accumulator:
         p = self.settings
         if case.image is not None:
             return body(case.image)
-        if p.ap_over == "body" or (p.area_of == "body" and p.min_area_frac):
+        if p.ap_over != "image" or (p.area_of == "body" and p.min_area_frac):
             raise ConfigError(
                 f"{case.study.id} has no source image to take the body from.",
                 where="evaluate.area_of or evaluate.ap_over",
@@ -138,8 +139,20 @@ class Accumulator:
             )
         return None
 
+    def _over(self, case: LoadedCase, body: np.ndarray | None) -> np.ndarray | None:
+        """Pixels of the AUPRC (I, J, K) bool; None takes all."""
+        if self.settings.ap_over == "slice_body" and case.image is not None:
+            return slice_body(case.image, case.axis)
+        return body if self.settings.ap_over == "body" else None
+
     def _enter_slice(
-        self, case: LoadedCase, row: str, k: int, filled: Filled, body: np.ndarray | None
+        self,
+        case: LoadedCase,
+        row: str,
+        k: int,
+        filled: Filled,
+        body: np.ndarray | None,
+        over: np.ndarray | None,
     ) -> None:
         """Enter one slice of one row."""
         info = case.info[k]
@@ -147,7 +160,7 @@ class Accumulator:
         truth, pred = case.cut(case.truth, k), case.cut(filled[0], k)
         score = None if filled[1] is None else case.cut(filled[1], k)
         positive = info.tag == 1 if self.settings.positives == "tag" else bool(truth.any())
-        inside = None if body is None or self.settings.ap_over == "image" else case.cut(body, k)
+        inside = None if over is None else case.cut(over, k)
         regions = _NOWHERE
         if row == "method" and score is not None:
             self.histogram.add(score, truth)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from tagmask.config import check_seed
 from tagmask.errors import ConfigError
 
 __all__ = ["VERSION", "EvaluateSettings"]
@@ -36,7 +37,8 @@ class EvaluateSettings:
     empty_hd
         See `metrics.hd95`.
     ap_over
-        Pixels of AUPRC: "image", all; "body".
+        Pixels of AUPRC: "image", all; "body"; "slice_body", the body by the grey range of each slice
+        (`tagmask.thresholds.slice_body`), as Che et al. 2024.
     resamples, seed
         Of the bootstrap over patients.
     """
@@ -48,7 +50,7 @@ class EvaluateSettings:
     min_area_frac: float = 0.0
     area_of: Literal["slice", "body"] = "slice"
     empty_hd: Literal["exclude", "diagonal", "zero"] = "exclude"
-    ap_over: Literal["image", "body"] = "image"
+    ap_over: Literal["image", "body", "slice_body"] = "image"
     resamples: int = 2000
     seed: int = 0
 
@@ -66,6 +68,7 @@ class EvaluateSettings:
                 where="evaluate.resamples",
                 repair="Use 0 for no intervals, or more.",
             )
+        check_seed(self.seed, "evaluate.seed")
         if not 0 <= self.min_area_frac < 1:
             raise ConfigError(
                 f"{self.min_area_frac} is no share.",
@@ -78,5 +81,5 @@ _ALLOWED = {
     "positives": ("truth", "tag"),
     "area_of": ("slice", "body"),
     "empty_hd": ("exclude", "diagonal", "zero"),
-    "ap_over": ("image", "body"),
+    "ap_over": ("image", "body", "slice_body"),
 }
