@@ -30,7 +30,7 @@ FLOOR = {unit: floor for floor, units in FLOORS.items() for unit in units}
 
 # Outside library -> who may import it: a unit, or one module of a unit. Others are open to all.
 DOORS: dict[str, set[str]] = {
-    "accelerate": {"training.trainer"},
+    "accelerate": {"training.processes", "training.trainer"},
     "diffusers": {"networks"},
     "huggingface_hub": {"text.bert"},
     "matplotlib": {"drawing"},

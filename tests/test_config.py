@@ -96,3 +96,44 @@ def test_a_missing_or_broken_file_is_named(tmp_path: Path) -> None:
 def test_none_is_not_written() -> None:
     with pytest.raises(TypeError, match="None"):
         write_toml({"a": {"b": [1, None]}})
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (
+            "name = 2026-05-01",
+            'name = 2026-05-01 is a date, and no setting is one. Put it in quotes: name = "2026',
+        ),
+        ("[inner]\ntau = 2026-05-01T07:32:00", "inner.tau = 2026-05-01 07:32:00 is a date"),
+        ("[inner]\nwidths = [1, [07:32:00]]", "inner.widths = 07:32:00 is a time"),
+    ],
+)
+def test_a_date_without_quotes_is_named(text: str, says: str, tmp_path: Path) -> None:
+    (tmp_path / "a.toml").write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        read_toml(tmp_path / "a.toml")
+    assert str(caught.value).startswith(f"{tmp_path / 'a.toml'}: ") and says in str(caught.value)
+    for table in (lambda t: override({}, t.splitlines()[-1:]), lambda t: build(Outer, tomllib.loads(t))):
+        with pytest.raises(ConfigError, match=r"is a (date|time), and no setting is one\. Put it in quotes"):
+            table(text)
+
+
+def test_an_assignment_of_a_date_is_named() -> None:
+    with pytest.raises(ConfigError) as caught:
+        override({"a": {"b": 1}}, ["a.b=1979-05-27"], option="--grid")
+    assert str(caught.value).startswith("--grid: a.b = 1979-05-27 is a date")
+    assert override({}, ['a="1979-05-27"']) == {"a": "1979-05-27"}
+
+
+def test_a_byte_order_mark_is_no_setting(tmp_path: Path) -> None:
+    (tmp_path / "a.toml").write_bytes(b'\xef\xbb\xbfname = "a"\n')
+    assert read_toml(tmp_path / "a.toml") == {"name": "a"}
+
+
+@pytest.mark.parametrize("value", ["[" * 5000, "1" * 5000])
+def test_what_toml_gives_up_on_is_no_fault(value: str, tmp_path: Path) -> None:
+    (tmp_path / "a.toml").write_text(f"a = {value}")
+    with pytest.raises(ConfigError, match=r"a\.toml: cannot be read as TOML"):
+        read_toml(tmp_path / "a.toml")
+    assert override({}, [f"a={value}"]) == {"a": value}

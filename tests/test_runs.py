@@ -100,7 +100,10 @@ def test_a_damaged_settings_file_is_named(name: str, text: bytes, message: str, 
 
 @pytest.mark.parametrize(
     "content",
-    [None, b"", b"[1, 2]", b"{", b"\xff", b'{"slices": 5}', b'{"versions": {}}', b'{"slices": {"size": 0}}'],
+    [
+        *(None, b"", b"[1, 2]", b"{", b"\xff", b"[" * 100_000),
+        *(b'{"slices": 5}', b'{"versions": {}}', b'{"slices": {"size": 0}}'),
+    ],
 )
 def test_a_run_that_does_not_say_how_slices_were_cut(content: bytes | None, run: Path) -> None:
     path = run / "environment.json"

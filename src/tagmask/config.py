@@ -12,6 +12,7 @@ import math
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, fields, is_dataclass
+from datetime import date, time
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_type_hints
 
@@ -19,30 +20,42 @@ from pydantic import TypeAdapter, ValidationError
 
 from tagmask.errors import ConfigError, did_you_mean
 
-__all__ = ["build", "override", "plain", "read_toml", "write_toml"]
+__all__ = ["build", "check_seed", "override", "plain", "read_toml", "write_toml"]
 
 T = TypeVar("T")
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """Read a settings file.
+    """Read a settings file; a byte order mark is accepted.
 
     Raises
     ------
     ConfigError
-        The file is missing or is not TOML; the message has line and column.
+        The file is missing or is not TOML, and the message has line and column; or a value is a date.
     """
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        table = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise ConfigError("no such settings file.", where=path, repair="Check the path.") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+    except (ValueError, RecursionError, OSError) as error:
         repair = "Give an experiment file, which ends in .toml." if path.is_dir() else ""
         raise ConfigError(f"cannot be read as TOML: {error}.", where=path, repair=repair) from None
+    _refuse_dates(table, path)
+    return table
 
 
-def override(table: dict[str, Any], assignments: Iterable[str]) -> dict[str, Any]:
+def override(table: dict[str, Any], assignments: Iterable[str], *, option: str = "--set") -> dict[str, Any]:
     """Apply `a.b=c` assignments; c is read as a TOML value, or as text if it is none.
+
+    Parameters
+    ----------
+    option
+        What the assignments are given with, for messages.
+
+    Raises
+    ------
+    ConfigError
+        An assignment of another form, or of a date.
 
     Examples
     --------
@@ -55,22 +68,56 @@ def override(table: dict[str, Any], assignments: Iterable[str]) -> dict[str, Any
         *parents, leaf = key.strip().split(".")
         if not equals or not leaf:
             raise ConfigError(
-                f"--set {assignment!r} is not of the form a.b=c.", repair="For instance --set method.tau=0.9"
+                f"{option} {assignment!r} is not of the form a.b=c.",
+                repair=f"For instance {option} method.tau=0.9",
             )
         target = result
         for parent in parents:
             target = target.setdefault(parent, {})
             if not isinstance(target, dict):
-                raise ConfigError(f"--set {assignment!r}: {parent!r} is a value, not a table.")
+                raise ConfigError(f"{option} {assignment!r}: {parent!r} is a value, not a table.")
         target[leaf] = _value(text.strip())
+        _refuse_dates({key.strip(): target[leaf]}, option)
     return result
 
 
 def _value(text: str) -> Any:
     try:
         return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         return text
+
+
+def _refuse_dates(value: Any, where: object, key: str = "") -> None:
+    """Refuse TOML's dates and times, which no setting has: somebody left out the quotes of a name."""
+    if isinstance(value, (date, time)):
+        kind = "date" if isinstance(value, date) else "time"
+        raise ConfigError(
+            f"{key} = {value} is a {kind}, and no setting is one.",
+            where=where,
+            repair=f'Put it in quotes: {key} = "{value}".',
+        )
+    parts = value.items() if isinstance(value, Mapping) else ()
+    for name, part in parts:
+        _refuse_dates(part, where, f"{key}.{name}" if key else str(name))
+    for part in value if isinstance(value, (list, tuple)) else ():
+        _refuse_dates(part, where, key)
+
+
+def check_seed(seed: int, where: object = "") -> None:
+    """Refuse a seed that not every generator takes.
+
+    Raises
+    ------
+    ConfigError
+        Below 0, or 2^63 and more.
+    """
+    if not 0 <= seed < 2**63:
+        raise ConfigError(
+            f"seed = {seed} is not allowed.",
+            where=where,
+            repair="Use a whole number from 0 to 2^63 - 1.",
+        )
 
 
 def build(kind: type[T], table: Mapping[str, Any], *, where: object = "") -> T:
@@ -84,6 +131,7 @@ def build(kind: type[T], table: Mapping[str, Any], *, where: object = "") -> T:
         Naming the key, its value and what is allowed.
     """
     _refuse_unknown_keys(kind, table, where, prefix="")
+    _refuse_dates(table, where)
     try:
         # Tables come from TOML or JSON, whose arrays are lists: "lax" lists for tuples, strict elsewhere.
         return TypeAdapter(kind).validate_json(json.dumps(table), strict=True)

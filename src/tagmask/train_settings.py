@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
 
-from tagmask.config import plain
+from tagmask.config import check_seed, plain
 from tagmask.data.augment import AugmentSettings
 from tagmask.diffusion.simplex import NoiseKind
 from tagmask.errors import ConfigError
@@ -157,6 +157,7 @@ class TrainSettings:
                 raise ConfigError(
                     f"{rule} does not hold: {found}.", where="[train]", repair="Change one of them."
                 )
+        check_seed(self.seed, "[train]")
 
 
 @dataclass(frozen=True)

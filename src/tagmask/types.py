@@ -11,7 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["Batch", "Choice", "Method", "Prediction", "Study", "TextTokens"]
+__all__ = ["ABSENT", "PRESENT", "Batch", "Choice", "Method", "Prediction", "Study", "TextTokens"]
+
+ABSENT, PRESENT = 0, 1
+"""The tags, which are the classes of denoisers and classifiers: the papers' y0 or healthy, and y1."""
 
 
 @dataclass(frozen=True)

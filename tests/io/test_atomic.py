@@ -11,6 +11,7 @@ import pytest
 
 from tagmask.errors import InputError, ResourceError
 from tagmask.io import atomic_write, case_files, write_csv, write_json
+from tagmask.io.atomic import temporaries
 
 
 def test_a_block_that_ends_well_replaces_the_file(tmp_path: Path) -> None:
@@ -100,3 +101,21 @@ def test_records_and_tables_say_what_they_were_given(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="not in fieldnames"):
         write_csv(tmp_path / "b.csv", ("a",), [{"c": 1}])
     assert not (tmp_path / "b.csv").exists()
+
+
+def test_what_a_killed_process_left_is_known_by_its_name(tmp_path: Path) -> None:
+    names = (".0123456789abcdef.tmp", ".0123456789abcdef.tmp.gz", f".0123456789abcdef.tmp.{'x' * 15}")
+    others = (
+        "a.png",
+        ".tmp.png",
+        ".0123456789ABCDEF.tmp.png",
+        "0123456789abcdef.tmp.png",
+        ".0123456789abcdef.tmpx",
+    )
+    for name in (*names, *others):
+        (tmp_path / name).write_text("x")
+    assert [path.name for path in temporaries(tmp_path)] == sorted(names)
+    assert temporaries(tmp_path / "nowhere") == []
+    for target in ("a", "a.nii.gz", f"a.{'x' * 30}"):
+        with atomic_write(tmp_path / target) as temporary:
+            assert temporary in temporaries(tmp_path)

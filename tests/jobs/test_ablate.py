@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import tagmask
 from tagmask.ablations import ABLATIONS, kinds
@@ -253,6 +254,35 @@ def test_what_cannot_be_drawn_is_refused(
         call(made, kind, tmp_path / "out", **{"values": [1], **options} if kind == "R" else options)
     assert says in str(raised.value)
     assert not list(tmp_path.glob("out/*.csv")) and not list(tmp_path.glob("out/.*")), "and nothing is left"
+
+
+def test_a_truth_of_other_names_is_named_before_the_first_walk(
+    made: Path, tmp_path: Path, walked: list[int]
+) -> None:
+    other = made / "cohort/masks/train"
+    with pytest.raises(InputError) as raised:
+        call(made, "R", tmp_path / "out", values=[1], method="cdm", truth=other)
+    assert str(raised.value) == (
+        f"{other}: it is of none of the 4 inputs: train0_0, ... against test0_0, ... "
+        "Name inputs and truth by the stem of the image."
+    )
+    assert walked == [] and not (tmp_path / "out").exists()
+
+
+def test_what_is_wrong_is_not_said_of_a_folder_that_is_gone(made: Path, tmp_path: Path) -> None:
+    smaller = tmp_path / "truth"
+    shutil.copytree(made / "cohort/masks/test", smaller)
+    for path in smaller.iterdir():
+        Image.new("L", (5, 5), 255).save(path)
+    with pytest.raises(TagmaskError) as raised:
+        call(made, "R", tmp_path / "out", values=[1], method="cdm", truth=smaller)
+    message = str(raised.value)
+    assert message.startswith(f"{smaller}: no slice could be evaluated; 4 cases failed")
+    assert ".ablate-" not in message and "masks/test0_0.png" in message
+    assert not list(tmp_path.glob("out/*.csv")) and not list(tmp_path.glob("out/.*"))
+    (smaller / "test0_0.png").write_bytes((made / "cohort/masks/test/test0_0.png").read_bytes())
+    with pytest.raises(InputError, match=r"R = 1: 3 cases failed; the first: test0_1: masks/test0_1\.png: "):
+        call(made, "R", tmp_path / "out", values=[1], method="cdm", truth=smaller)
 
 
 def test_a_run_without_the_classifier_is_refused(made: Path, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from scipy import stats
 
 import tagmask
 from tagmask.cli import main
-from tagmask.errors import ConfigError, ResourceError, RunError
+from tagmask.errors import ConfigError, InputError, ResourceError, RunError
 from tagmask.io import alone_in, read_mask
 from tagmask.jobs import benchmark_cell as module
 from tagmask.jobs.benchmark import BenchmarkResult, benchmark
@@ -81,6 +81,19 @@ def calls(monkeypatch: pytest.MonkeyPatch, name: str, *, stop_at: int = 0) -> li
 
     monkeypatch.setattr(module, name, watched)
     return noted
+
+
+def test_a_damaged_evaluation_is_named_with_what_to_delete(world: Path) -> None:
+    path = next(world.parent.glob("out/cells/Hazy-*/evaluation-*/none/summary.json"))
+    before = (world.parent / "out/table.csv").read_bytes()
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(InputError) as caught:
+        again(world)
+    assert caught.value.where == str(path) and "cannot be read (JSONDecodeError" in caught.value.what
+    assert caught.value.repair == f"Evaluate again: delete {path.parents[1]} and run the benchmark once more."
+    assert (world.parent / "out/table.csv").read_bytes() == before
+    shutil.rmtree(path.parents[1])
+    assert len(again(world).done) == 1 and own_numbers(world.parent / "out")
 
 
 # what a person reads

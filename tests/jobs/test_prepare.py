@@ -463,6 +463,31 @@ def test_supervised(tmp_path: Path) -> None:
     assert str(tmp_path / "masks/train/v0.nii.gz") in record["sources"]
 
 
+def test_labels_that_no_mask_holds_are_refused(tmp_path: Path) -> None:
+    rows, first = masked(tmp_path), tmp_path / "masks" / "test" / "v2.nii.gz"
+    for workers in (1, 2):
+        with pytest.raises(InputError) as caught:
+            run(tmp_path, rows, supervised=True, mask_labels=(7, 9), workers=workers)
+        assert str(caught.value) == (
+            f"mask_labels: none of 3 masks holds a label of 7, 9; {first} holds 0, 1, 2. "
+            "Name values that the masks have (--mask-labels)."
+        )
+    assert not (tmp_path / "out").exists() and not list(tmp_path.glob(".*"))
+    run(tmp_path, rows, supervised=True, mask_labels=(2, 7))  # what one of them holds is enough
+
+
+def test_the_values_of_a_palette_are_not_its_colours(tmp_path: Path) -> None:
+    rows = pictures(tmp_path)
+    for i in range(6):
+        mask = Image.new("P", (8, 8), 1)
+        mask.putpalette([0, 0, 0, 255, 0, 0])
+        (tmp_path / "masks").mkdir(exist_ok=True)
+        mask.save(tmp_path / "masks" / f"i{i}.png")
+    with pytest.raises(InputError, match=r"none of 6 masks holds a label of 255\. Name values"):
+        run(tmp_path, rows, supervised=True, mask_labels=(255,))
+    run(tmp_path, rows, supervised=True, mask_labels=(1,))
+
+
 def test_tags_alone_never_open_a_mask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = [(*row, f"masks/{row[5]}/v{i // 5}.nii.gz") for i, row in enumerate(masked(tmp_path))]
     one, _ = run(tmp_path, rows)

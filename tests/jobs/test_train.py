@@ -176,7 +176,7 @@ def test_a_device_that_training_does_not_take_is_refused(prepared: Path, tmp_pat
     experiment = toys.write_experiment(tmp_path / "e.toml", prepared)
     with pytest.raises(ConfigError, match=r"device = 'cuda:1'.*CUDA_VISIBLE_DEVICES"):
         train(experiment, out=tmp_path / "run", device="cuda:1")
-    with pytest.raises(ConfigError, match="fp16.*the CPU is to be used"):
+    with pytest.raises(ConfigError, match=r"fp16.*the CPU is to be used"):
         half = ["train.denoiser.precision=fp16"]
         train(experiment, out=tmp_path / "run", only="denoiser", device="cpu", overrides=half)
     assert not (tmp_path / "run").exists()

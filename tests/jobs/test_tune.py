@@ -13,6 +13,7 @@ import pytest
 import torch
 from sklearn.metrics import roc_auc_score
 
+from tagmask.cli import main
 from tagmask.data.prepared import Prepared
 from tagmask.errors import ConfigError, InputError, RunError
 from tagmask.jobs.prepare import prepare
@@ -212,7 +213,7 @@ class Toy:
 
 @pytest.fixture
 def toy(run: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    recipe = Recipe(ToySettings, ("denoiser",), "tags", lambda _, s: Toy(s), choose=Toy.choose)
+    recipe = Recipe(ToySettings, ("denoiser",), lambda _, s: Toy(s), choose=Toy.choose)
     monkeypatch.setitem(cast(dict[str, Recipe], METHODS), "toy", recipe)
     experiment = run / "experiment.toml"
     experiment.write_text(experiment.read_text() + "\n[methods.toy]\nstrength = 2.0\nstart = 3\n")
@@ -409,6 +410,8 @@ def test_the_batch_does_not_matter(run: Path, monkeypatch: pytest.MonkeyPatch) -
         ({"grid": {"mask.median": [2]}}, ConfigError, r"mask\.median"),
         ({"grid": {"mask.rule": ["method"]}}, ConfigError, "this method gives none"),
         ({"limit": 0}, ConfigError, "limit = 0"),
+        ({"seed": -1, "limit": 2}, ConfigError, r"seed = -1 is not allowed\. Use a whole number from 0"),
+        ({"seed": 2**63}, ConfigError, "seed = 9223372036854775808"),
         ({"batch": 0}, ConfigError, "batch = 0"),
         ({"device": "gpu"}, ConfigError, "'gpu' cannot be used"),
         ({"overrides": ["methods.cdm.foo=1"]}, ConfigError, "unknown key"),
@@ -420,6 +423,30 @@ def test_what_cannot_be_tuned_is_refused_and_nothing_written(
 ) -> None:
     with pytest.raises(error, match=message):
         tune(run, **{"grid": {"stages": [1]}, **options})
+    assert not (run / "tuned.toml").exists() and not list(run.glob("tune-*"))
+
+
+@pytest.mark.parametrize(
+    ("grid", "says"),
+    [
+        (
+            "mask=[1]",
+            '--grid: mask = [1], but it is a table of settings. Name one, as --grid "mask.median=[1, 3]"',
+        ),
+        ("mask=otsu", "--grid: mask = otsu, but it is a table of settings"),
+        ("noise_level=1979-05-27", "--grid: noise_level = 1979-05-27 is a date"),
+        ("[1]", "--grid '[1]' is not of the form"),
+        ("mask.value.x=[1]", "value = {'x': [1]}"),
+        ("noise_level.x=[1]", "noise_level = {'x': [1]}"),
+    ],
+)
+def test_a_grid_of_another_shape_is_named(
+    grid: str, says: str, run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as left:
+        main(["tune", str(run), "--grid", grid])
+    message = capsys.readouterr().err
+    assert left.value.code == 2 and says in message and "fault" not in message
     assert not (run / "tuned.toml").exists() and not list(run.glob("tune-*"))
 
 

@@ -19,6 +19,7 @@ from tagmask.jobs.segment import segment
 from tagmask.jobs.tune import tune
 from tagmask.jobs.tune_masks import tune_masks
 from tagmask.masks import MaskSettings, binarise
+from tagmask.methods.cdm import CDM
 from tagmask.runs import Run
 from tagmask.runs.chosen import VAL_MASKS
 from tagmask.scoring.thresholds import best_threshold
@@ -187,7 +188,24 @@ def test_rules_of_shares_are_tried_beside_a_fixed_threshold(
         ({"grid": {"stage": [1]}}, ConfigError, "Did you mean stages"),
         ({"grid": {"mask.medain": [1]}}, ConfigError, "Did you mean median"),
         ({"grid": {"mask.rule": ["otsu"]}}, ConfigError, "has no value to be chosen"),
-        ({"grid": {"mask.value": []}}, ConfigError, "finite numbers"),
+        ({"seed": -1, "limit": 2}, ConfigError, r"seed = -1 is not allowed\. Use a whole number from 0"),
+        ({"grid": {"mask.value": []}}, ConfigError, r"--grid: mask\.value = \[\]: there is nothing to try"),
+        ({"grid": {"noise_level": []}}, ConfigError, r"--grid: noise_level = \[\]: there is nothing to try"),
+        (
+            {"grid": {"mask.value": [0.1, "a"]}},
+            ConfigError,
+            r"mask\.value = 'a' cannot be tried: it is no number",
+        ),
+        ({"grid": {"mask.value": ["0.1"]}}, ConfigError, r"'0\.1' cannot be tried.*Give numbers, as --grid"),
+        ({"grid": {"mask.value": [True]}}, ConfigError, "True cannot be tried"),
+        ({"grid": {"mask.value": [[1]]}}, ConfigError, r"\[1\] cannot be tried"),
+        ({"grid": {"mask.value": [10**400]}}, ConfigError, "cannot be tried"),
+        ({"grid": {"mask.value": [float("nan")]}}, ConfigError, r"mask\.value: nan is not allowed"),
+        (
+            {"grid": {"mask.rule": ["peak"], "mask.value": [5]}},
+            ConfigError,
+            r"mask\.value: 5\.0 is not allowed",
+        ),
         (
             {"split": "train"},
             InputError,
@@ -197,8 +215,14 @@ def test_rules_of_shares_are_tried_beside_a_fixed_threshold(
     ],
 )
 def test_what_cannot_be_tuned_is_refused_and_nothing_written(
-    options: dict[str, Any], error: type[Exception], message: str, run: Path, supervised: Path
+    options: dict[str, Any],
+    error: type[Exception],
+    message: str,
+    run: Path,
+    supervised: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(CDM, "predict", None)  # all is refused before it works
     with pytest.raises(error, match=message):
         tune_masks(run, masks=supervised, **options)
     assert not (run / VAL_MASKS).exists() and not list(run.glob("tune-*"))

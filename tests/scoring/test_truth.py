@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tagmask.data.sources import mask_paths
+from tagmask.data.table import by_study, read_table
 from tagmask.errors import ConfigError, InputError, TableError
 from tagmask.scoring.results import open_results
 from tagmask.scoring.truth import picture_positions, slice_info, truth_cases
@@ -44,6 +46,22 @@ def test_a_data_folder_and_one_split_of_it(tmp_path: Path) -> None:
         assert found["test1"].mask.resolve() == (root / "masks" / "test" / "test1.png").resolve()
         assert found["test1"].rows[0].label == 1 and found["test1"].images[0].name == "test1.png"
     assert set(truth_cases(root)) == {"train0", "train1", "test0", "test1"}
+
+
+@pytest.mark.parametrize("where", ["masks", "masks/test", "../masks/d"])
+def test_masks_are_looked_for_where_prepare_looks(where: str, tmp_path: Path) -> None:
+    root = tmp_path / "d"
+    rows = "".join(f"{i},{i}.png,{int(i == 'a')},test\n" for i in "ab")
+    table = text(root / "labels.csv", "id,image,label,split\n" + rows)
+    for name in "ab":
+        picture(root / f"{name}.png")
+    mask = picture(root / where / "a.png")
+    picture(root / "masks" / "train" / "b.png")  # of another split
+    for truth in (root, table):
+        found = truth_cases(truth)
+        assert {i: case.mask.resolve() for i, case in found.items()} == {"a": mask.resolve()}
+    prepared = mask_paths(by_study(read_table(root)), None)
+    assert isinstance(prepared["a"], Path) and prepared["a"].resolve() == mask.resolve()
 
 
 def test_a_table_that_names_its_masks(tmp_path: Path) -> None:

@@ -229,8 +229,8 @@ def _sams(run: Run, name: str, values: Sequence[Value], device: str) -> Iterator
 
 
 def _keep(seen: Seen, seed: int) -> None:
-    """Forget all slices of this seed but those with the largest M; the probe of `segment` is none ("case")."""
-    peaks = {one: kept.peak for (one, of, _), kept in seen.items() if of == seed and "/" in one}
+    """Forget all slices of this seed but those with the largest M."""
+    peaks = {one: kept.peak for (one, of, _), kept in seen.items() if of == seed}
     best = set(sorted(peaks, key=lambda one: (-peaks[one], one))[:SHOWN_SLICES])
     for key in [key for key in seen if key[1] == seed and key[0] not in best]:
         del seen[key]

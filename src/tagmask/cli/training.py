@@ -249,8 +249,15 @@ def tune(
     from tagmask.jobs.tune import tune as by_tags
     from tagmask.jobs.tune_masks import tune_masks as by_masks
 
-    table = override({}, grid or [])
-    of_masks = {f"mask.{key}": value for key, value in table.pop("mask", {}).items()}
+    table = override({}, grid or [], option="--grid")
+    masks_table = table.pop("mask", {})
+    if not isinstance(masks_table, dict):
+        raise ConfigError(
+            f"mask = {masks_table}, but it is a table of settings.",
+            where="--grid",
+            repair='Name one, as --grid "mask.median=[1, 3]".',
+        )
+    of_masks = {f"mask.{key}": value for key, value in masks_table.items()}
     values = {k: v if isinstance(v, list) else [v] for k, v in {**table, **of_masks}.items()}
     if (criterion == "dice") != (masks is not None):
         raise ConfigError(

@@ -6,6 +6,7 @@ import csv
 import errno
 import json
 import os
+import re
 import secrets
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -13,7 +14,7 @@ from pathlib import Path
 
 from tagmask.errors import DISK_FULL, InputError, ResourceError, TagmaskError
 
-__all__ = ["atomic_write", "write_bytes", "write_csv", "write_json", "write_text"]
+__all__ = ["atomic_write", "temporaries", "write_bytes", "write_csv", "write_json", "write_text"]
 
 _REFUSED = {
     errno.EACCES: "may not be written",
@@ -25,6 +26,8 @@ _REFUSED = {
     errno.EEXIST: "lies below something that is not a folder",
     errno.ELOOP: "is a symbolic link that leads to itself",
 }
+_TEMPORARY = re.compile(r"\.[0-9a-f]{16}\.tmp(\.[^.]{1,15})?", re.DOTALL)
+"""What `atomic_write` calls a file that is not whole yet."""
 
 
 @contextmanager
@@ -77,6 +80,12 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def temporaries(folder: Path) -> list[Path]:
+    """List what `atomic_write` left in a folder where the process was killed; nothing where there is no folder."""
+    found = folder.iterdir() if folder.is_dir() else ()
+    return sorted(path for path in found if _TEMPORARY.fullmatch(path.name) and path.is_file())
 
 
 def write_bytes(path: Path, content: bytes) -> None:

@@ -29,9 +29,9 @@ def command_line(argv: Sequence[str] | None = None) -> str:
 
 
 def commands_of(folder: Path) -> list[str]:
-    """Read the commands that made a folder, in their order; none where it does not say."""
+    """Read the commands that made a folder, in their order; none where it does not say. Damaged letters are marked."""
     path = folder / COMMANDS
-    return path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    return path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
 
 
 def note_command(folder: Path, before: Iterable[str] = ()) -> None:

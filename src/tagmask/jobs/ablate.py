@@ -17,15 +17,17 @@ from typing import Any, Literal
 from tagmask.ablations import ABLATIONS
 from tagmask.ablations.kinds import Ablation, Drawing, Scored, Value, Walk
 from tagmask.config import plain
-from tagmask.errors import ConfigError, InputError, did_you_mean
-from tagmask.io import PathLike, write_bytes, write_json
-from tagmask.jobs.evaluate import EvaluateSettings, evaluate
+from tagmask.data.table import TAG, read_inputs
+from tagmask.errors import ConfigError, InputError, TagmaskError, did_you_mean
+from tagmask.io import PathLike, each_path, write_bytes, write_json
+from tagmask.jobs.evaluate import EvaluateSettings, Evaluation, evaluate
 from tagmask.jobs.segment import segment
 from tagmask.machine import device_of, environment
 from tagmask.methods import settings_of
 from tagmask.runs import Run
 from tagmask.scoring.scoreboard import write_numbers
 from tagmask.scoring.truth import truth_cases
+from tagmask.segmenting.cases import by_image
 from tagmask.segmenting.prediction_cache import PredictionCache, Variant
 
 __all__ = ["AblateResult", "ablate"]
@@ -117,7 +119,7 @@ def ablate(
         what = f"{kind} is no setting of {name}; it is one of {' and '.join(found.methods)}."
         raise ConfigError(what, repair=f"Give --method {found.methods[-1]}.")
     _check_out(out, folder, kind, overwrite)
-    truth_cases(Path(truth))  # refused now rather than after the first walk
+    _check_names(inputs, Path(truth), str(opened.environment.get("tag", TAG)))
     values = found.values(opened, name) if values is None else values
     for key, given in (("values", values), ("seeds", seeds)):
         if not given or len(set(given)) < len(given):
@@ -167,6 +169,20 @@ def _check_out(out: Path, run: Path, kind: str, overwrite: bool) -> None:
         )
 
 
+def _check_names(inputs: Sequence[PathLike] | PathLike, truth: Path, tag: str) -> None:
+    """Refuse a truth that is none, or of none of the inputs, now rather than after the first walk."""
+    known = truth_cases(truth)
+    names = by_image(
+        case for path in each_path(inputs) for case in read_inputs(path, tag=tag, needed=False)
+    ).keys()
+    if not names & known.keys():
+        raise InputError(
+            f"it is of none of the {len(names)} inputs: {min(known)}, ... against {min(names)}, ...",
+            where=truth,
+            repair="Name inputs and truth by the stem of the image.",
+        )
+
+
 def _score(
     walk: Walk,
     kind: str,
@@ -186,8 +202,8 @@ def _score(
                 one = Variant(cache, i, walk.settings[i])
                 failed = segment(walk.run, inputs, out=masks, seed=seed, using=one, **options).failed
                 if not failed:
-                    found = evaluate(masks, truth, out=target, settings=settings)
-                    failed = dict(found.failed)
+                    found = _evaluate(Path(masks), Path(truth), target, settings)
+                    failed = {case: problem.replace(f"{masks}/", "") for case, problem in found.failed}
             if failed:
                 case, problem = next(iter(failed.items()))
                 raise InputError(
@@ -195,6 +211,17 @@ def _score(
                     repair="Leave it out: every value must be scored on the same slices.",
                 )
             yield Scored(value, seed, target, found.summary, walk.seen)
+
+
+def _evaluate(masks: Path, truth: Path, out: Path, settings: EvaluateSettings | None) -> Evaluation:
+    """Evaluate masks that are soon gone: what is wrong is said of the truth, and not of their folder."""
+    try:
+        return evaluate(masks, truth, out=out, settings=settings)
+    except TagmaskError as error:
+        if not Path(error.where).is_relative_to(masks):
+            raise
+        what, repair = (text.replace(f"{masks}/", "") for text in (error.what, error.repair))
+        raise type(error)(what, where=truth, repair=repair) from None
 
 
 def _write(out: Path, drawing: Drawing) -> Iterator[Path]:

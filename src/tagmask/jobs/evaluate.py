@@ -38,7 +38,7 @@ from tagmask.scoring.baseline_rows import (
     told_rows,
 )
 from tagmask.scoring.baselines import relative_positions
-from tagmask.scoring.learnt_from import note_of_altered, note_of_learnt, note_of_mean
+from tagmask.scoring.learnt_from import notes_of_reading
 from tagmask.scoring.panels import keep_panels
 from tagmask.scoring.protocol import EvaluateSettings
 from tagmask.scoring.results import Results, open_results
@@ -201,10 +201,7 @@ def evaluate(
     reader = _Reader(settings, _images(matched, found, images), picture_positions(cases, found), found)
     prepared = Prepared.open(train) if train is not None else None
     rows, notes = _rows(reader, matched, val, prepared, name or found.title)
-    sources = {i: reader.images.get(i, ()) for i in matched}
-    notes += note_of_learnt(found, sources) + note_of_altered(found, matched)
-    if prepared is not None and prepared.supervised:
-        notes += note_of_mean(prepared, sources)
+    notes += notes_of_reading(found, {i: reader.images.get(i, ()) for i in matched}, prepared)
     seen = Accumulator(rows, settings, found.score_source(matched))
     for case in _stream(reader, matched, seen.failed):
         seen.enter(case)

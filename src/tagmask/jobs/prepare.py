@@ -22,6 +22,7 @@ from tagmask.data.sources import mask_paths, masks_read
 from tagmask.data.table import SPLITS, TAG, Case, by_study
 from tagmask.data.texts import text_doubts
 from tagmask.datasets.cohorts import SplitShares, open_cohort
+from tagmask.datasets.mask_labels import LabelCheck
 from tagmask.datasets.rows import plane_doubt, tag_doubts, wanted_slices
 from tagmask.datasets.settings import DatasetSettings, default_slices, with_preset
 from tagmask.datasets.tables import labels_csv
@@ -103,7 +104,8 @@ def prepare(
     TableError
         A table, or splits or tags, that cannot be learnt from.
     InputError
-        No case could be read, the same pixels in two splits or with two texts, or `out` is taken.
+        No case could be read, the same pixels in two splits or with two texts, labels that no mask holds, or `out`
+        is taken.
     ConfigError
         Settings at odds with each other.
     """
@@ -161,7 +163,7 @@ def prepare(
     )
     doubtful = [*doubts(cases, drawn=cohort.split_seed is not None, tags=tags), *text_doubts(cases)]
     tally = Tally(warnings=[*cohort.warnings, *doubtful], failed=list(cohort.failed))
-    reader = _Reader(settings, picture_ranges(cases), truth, cohort.mask_labels)
+    reader = _Reader(settings, picture_ranges(cases), truth, cohort.mask_labels, LabelCheck(mask_labels))
     ids: set[str] = set()
     with writer:
         for done, found in enumerate(_in_order(reader.read, studies.values(), workers), 1):
@@ -171,6 +173,7 @@ def prepare(
                 ids.update(row["id"] for row in case.rows if cohort.listed)
             report(converted + done, converted + len(studies))
         tally.close(cases[0].source, tags=tags)
+        reader.named_labels.check()
         problems = [(p.level, p.case, p.file, p.what, p.repair) for p in (*tally.failed, *tally.warnings)]
         fingerprint = writer.finish(problems, labels_csv(cases, ids))
     return PrepareSummary(
@@ -216,6 +219,7 @@ class _Reader:
     ranges: Mapping[str, tuple[int, int]]
     masks: Mapping[str, Path | InputError | None] | None
     mask_labels: tuple[int, ...] | None
+    named_labels: LabelCheck
 
     def read(self, rows: list[Case]) -> PreparedCase | Problem:
         """Give the slices of the image these rows are about; errors become a Problem."""
@@ -282,6 +286,7 @@ class _Reader:
 
         source = study.sources[0]
         mask = read_mask(path, labels=self.mask_labels, image=source)
+        self.named_labels.note(path, mask.array)
         check_grid((mask.array.shape, mask.affine), (study.shape, study.affine), path, source.name)
         return mask.array
 

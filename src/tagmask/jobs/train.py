@@ -19,8 +19,9 @@ from tagmask.networks.kinds import NETWORKS
 from tagmask.runs import Run
 from tagmask.runs.resume import PARTS, forget_refused
 from tagmask.train_settings import TrainSettings
+from tagmask.training.processes import processes
 from tagmask.training.progress import Progress
-from tagmask.training.trainer import Trainer, processes
+from tagmask.training.trainer import Trainer
 
 __all__ = ["Progress", "train"]
 

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tagmask.config import plain, read_toml, write_toml
+from tagmask.config import check_seed, plain, read_toml, write_toml
 from tagmask.data.prepared import Prepared
 from tagmask.data.table import SPLITS
 from tagmask.errors import ConfigError, InputError
@@ -127,6 +127,7 @@ def tune(
     for key, value in (("limit", limit), ("batch", batch)):
         if value is not None and value < 1:
             raise ConfigError(f"{key} = {value} is not allowed.", repair="Use 1 or more, or leave it out.")
+    check_seed(seed)
     device = device_of(device)
     run = Run.of(run, overrides=overrides)
     if run.val_masks:

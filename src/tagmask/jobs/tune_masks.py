@@ -7,14 +7,15 @@ What is chosen here has read masks. It is therefore kept apart from what `tagmas
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from tagmask.config import plain, read_toml, write_toml
+from tagmask.config import check_seed, plain, read_toml, write_toml
 from tagmask.data.prepared import Prepared
 from tagmask.errors import ConfigError, InputError
 from tagmask.io import commands_of, note_command, write_csv, write_text
@@ -114,6 +115,13 @@ def tune_masks(
     for key, value in (("limit", limit), ("batch", batch)):
         if value is not None and value < 1:
             raise ConfigError(f"{key} = {value} is not allowed.", repair="Use 1 or more, or leave it out.")
+    check_seed(seed)
+    if nothing := [key for key, values in (grid or {}).items() if not len(values)]:
+        raise ConfigError(
+            f"{nothing[0]} = []: there is nothing to try.",
+            where="--grid",
+            repair="Name values, or leave it out.",
+        )
     if wrong := [rule for rule in (grid or {}).get("mask.rule", ()) if rule not in _VALUED]:
         raise ConfigError(
             f"mask.rule = {wrong[0]!r} cannot be tried: it has no value to be chosen.",
@@ -135,6 +143,10 @@ def tune_masks(
     for_method, for_mask = (combinations(axes, masks=part) for part in (False, True))
     makers = [run.method(name, device=device, **settings) for settings in for_method]
     rules = [_mask(run, name, settings) for settings in for_mask]  # everything is refused before working
+    if thresholds is not None:
+        thresholds = [_number(value) for value in thresholds]
+        for rule, value in product(rules, thresholds):
+            replace(rule, value=value)
     reader = run.text_reader(name)
     usual = [CANDIDATES if rule.rule == "fixed" else SHARES for rule in rules]
     tried = usual if thresholds is None else [thresholds] * len(rules)
@@ -185,6 +197,20 @@ def _mask(run: Run, method: str, settings: Mapping[str, Any]) -> MaskSettings:
     changes = mask_part(settings)
     start = 0.5 if changes.get("rule") in ("peak", "quantile") else 0.0
     return run.experiment.mask_of(method, {"rule": "fixed", "value": start, **changes})
+
+
+def _number(value: Any) -> float:
+    """Read a threshold that is to be tried."""
+    try:
+        if not isinstance(value, (bool, str)):
+            return float(value)
+    except (TypeError, ValueError, OverflowError):
+        pass
+    raise ConfigError(
+        f"mask.value = {value!r} cannot be tried: it is no number.",
+        where="--grid",
+        repair='Give numbers, as --grid "mask.value=[0.1, 0.2]".',
+    )
 
 
 def _write(run: Run, result: MaskTuneResult, split: str) -> None:

@@ -22,11 +22,9 @@ from tagmask.diffusion.reconstruction import check_ladder, check_level, pick, st
 from tagmask.diffusion.schedule import NoiseSchedule
 from tagmask.diffusion.simplex import simplex
 from tagmask.networks.denoiser import Denoiser
-from tagmask.types import Batch, Prediction
+from tagmask.types import ABSENT, Batch, Prediction
 
 __all__ = ["AnoDDPM", "AnoDDPMSettings"]
-
-ABSENT = 0
 
 
 @dataclass(frozen=True)

@@ -27,11 +27,10 @@ from tagmask.errors import ConfigError
 from tagmask.methods.anofpdm_passage import Gatherer, Passage, Step
 from tagmask.methods.anofpdm_settings import AnoFPDMSettings
 from tagmask.networks.denoiser import Denoiser
-from tagmask.types import Batch, Prediction
+from tagmask.types import ABSENT, Batch, Prediction
 
 __all__ = ["AnoFPDM", "AnoFPDMSettings"]
 
-HEALTHY = 0
 SLICES_AT_ONCE = 16  # that the stochastic encoding sends through the network unless told otherwise
 BACKGROUND = -0.95  # the published code's: a pixel whose mean over channels lies above it is foreground
 
@@ -67,7 +66,7 @@ class AnoFPDM:
                 repair=f"Go at most {top} steps forward.",
             )
         with torch.no_grad():
-            if torch.equal(self.denoiser.embed(HEALTHY), self.denoiser.embed(None)):
+            if torch.equal(self.denoiser.embed(ABSENT), self.denoiser.embed(None)):
                 raise ConfigError(
                     "this denoiser makes no difference between tag 0 and no tag.",
                     where="[methods.anofpdm]",
@@ -272,7 +271,7 @@ class AnoFPDM:
     def _noises(self, x: Tensor, t: int | Tensor) -> tuple[Tensor, Tensor]:
         """ε under "healthy" and under no condition, from one evaluation."""
         n, f = len(x), self.denoiser.embed
-        e = torch.cat([f(HEALTHY).expand(n, -1), f(None).expand(n, -1)])
+        e = torch.cat([f(ABSENT).expand(n, -1), f(None).expand(n, -1)])
         both = self.denoiser(x.repeat(2, 1, 1, 1), t.repeat(2) if isinstance(t, Tensor) else t, e)
         return both[:n], both[n:]
 

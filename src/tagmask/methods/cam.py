@@ -26,12 +26,11 @@ from tagmask.diffusion.schedule import NoiseSchedule
 from tagmask.errors import ConfigError
 from tagmask.networks.classifier import Classifier
 from tagmask.networks.cnn import CNN
-from tagmask.types import Batch, Prediction
+from tagmask.types import ABSENT, PRESENT, Batch, Prediction
 
 __all__ = ["CAM", "CAMSettings", "Kind", "grad_cam", "grad_cam_pp", "layer_cam", "principal", "score_cam"]
 
 Kind = Literal["grad_cam", "grad_cam_pp", "score_cam", "layer_cam"]
-ABSENT, PRESENT = 0, 1
 BLACK = -1.0
 
 

@@ -23,11 +23,9 @@ from tagmask.diffusion.schedule import NoiseSchedule
 from tagmask.errors import ConfigError
 from tagmask.networks.classifier import Classifier
 from tagmask.networks.denoiser import Denoiser
-from tagmask.types import Batch, Prediction
+from tagmask.types import ABSENT, PRESENT, Batch, Prediction
 
 __all__ = ["CDM", "CDMSettings"]
-
-ABSENT, PRESENT = 0, 1
 
 
 @dataclass(frozen=True)

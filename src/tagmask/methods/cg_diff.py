@@ -24,11 +24,9 @@ from tagmask.diffusion.schedule import NoiseSchedule
 from tagmask.errors import ConfigError
 from tagmask.networks.classifier import Classifier
 from tagmask.networks.denoiser import Denoiser
-from tagmask.types import Batch, Prediction
+from tagmask.types import ABSENT, Batch, Prediction
 
 __all__ = ["CGDiff", "CGDiffSettings"]
-
-ABSENT = 0
 
 
 @dataclass(frozen=True)

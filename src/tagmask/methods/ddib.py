@@ -23,11 +23,9 @@ from tagmask.diffusion.reconstruction import check_ladder, check_level, normalis
 from tagmask.diffusion.schedule import NoiseSchedule
 from tagmask.errors import ConfigError
 from tagmask.networks.denoiser import Denoiser
-from tagmask.types import Batch, Prediction
+from tagmask.types import ABSENT, Batch, Prediction
 
 __all__ = ["DDIB", "DDIBSettings"]
-
-ABSENT = 0
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ import numpy as np
 
 from tagmask.errors import InputError
 from tagmask.scoring.panels import Panel, read_panels
+from tagmask.scoring.summaries import damaged, read_object, read_summary
 
 __all__ = ["CaseRow", "SliceRow", "StoredEvaluation", "by_case", "read_evaluation"]
 
@@ -118,17 +118,10 @@ def read_evaluation(folder: Path) -> StoredEvaluation:
             where=folder,
             repair="Run `tagmask evaluate RESULTS TRUTH -o EVALUATION` and report EVALUATION.",
         )
-    summary = _object(folder / "summary.json")
-    rows = summary.get("rows")
-    if summary.get("format") != "tagmask-evaluation" or summary.get("version") != 1:
-        raise _damaged(
-            folder / "summary.json", "it is not the summary of an evaluation that this version knows"
-        )
-    if not isinstance(rows, list) or not any(isinstance(r, dict) and r.get("row") == "method" for r in rows):
-        raise _damaged(folder / "summary.json", "it has no row for the method")
+    summary = read_summary(folder / "summary.json")
     results = Path(str(summary.get("results") or ""))
     results = results if results.is_absolute() or not (folder / results).is_dir() else folder / results
-    manifest = _optional(results / "manifest.json") if summary.get("results") else {}
+    manifest = _manifest(results / "manifest.json") if summary.get("results") else {}
     return StoredEvaluation(
         folder,
         summary,
@@ -169,25 +162,20 @@ def _mean(numbers: Iterator[float | None]) -> float | None:
     return sum(known) / len(known) if known else None
 
 
-def _damaged(path: Path, problem: str) -> InputError:
-    return InputError(f"The evaluation cannot be used: {problem}.", where=path, repair="Evaluate again.")
+_MANIFEST = {
+    **{"method": str, "created": str, "device": str, "seconds": float, "commands": [str]},
+    "settings": {"mask": {"intensity": float}},
+    "cases": [{}],
+    "versions": {},
+    "environment": {"versions": {}, "command": [str]},
+}
+"""What the report reads of it."""
 
 
-def _object(path: Path) -> dict[str, Any]:
-    """Read a JSON object."""
+def _manifest(path: Path) -> dict[str, Any]:
+    """Read the manifest of a segmentation, which the report can do without."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise _damaged(path, f"it cannot be read ({type(error).__name__})") from error
-    if not isinstance(content, dict):
-        raise _damaged(path, "it is not a JSON object")
-    return content
-
-
-def _optional(path: Path) -> dict[str, Any]:
-    """Read a JSON object that the report can do without."""
-    try:
-        return _object(path) if path.is_file() else {}
+        return read_object(path, _MANIFEST) if path.is_file() else {}
     except InputError:
         return {}
 
@@ -200,7 +188,7 @@ def _lines(path: Path) -> Iterator[dict[str, str]]:
         with path.open(newline="", encoding="utf-8-sig") as file:
             yield from csv.DictReader(file)
     except (csv.Error, UnicodeDecodeError) as error:
-        raise _damaged(path, f"it is no CSV ({error})") from error
+        raise damaged(path, f"it is no CSV ({error})") from error
 
 
 def _number(value: str | None) -> float | None:
@@ -242,11 +230,11 @@ def _histogram(path: Path) -> Histogram | None:
     if not rows:
         return None
     if any(value is None for row in rows for value in row):
-        raise _damaged(path, "a number is missing")
+        raise damaged(path, "a number is missing")
     table = np.asarray(rows, dtype=float)
     edges = np.append(table[:, 0], table[-1, 1])
     if not (np.diff(edges) > 0).all() or (table[:, 2:] < 0).any():
-        raise _damaged(path, "its bins do not rise")
+        raise damaged(path, "its bins do not rise")
     return Histogram(edges, table[:, 2].astype(np.int64), table[:, 3].astype(np.int64))
 
 

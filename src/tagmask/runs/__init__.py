@@ -1,5 +1,5 @@
 """The run folder: what it remembers, how it goes on, what was chosen for it, what its networks need beside weights."""
 
-from tagmask.runs.run import Part, Run
+from tagmask.runs.run import Run
 
-__all__ = ["Part", "Run"]
+__all__ = ["Run"]

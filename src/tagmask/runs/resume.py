@@ -58,9 +58,9 @@ def forget_refused(run: Path) -> None:
 def continued(run: Path, begun: Experiment, now: Experiment) -> Experiment:
     """Give the experiment that a run goes on with.
 
-    More steps than before are no difference, for training goes on; nor is a network that only one of the two
-    names. One that has learnt before and that this experiment leaves out stays in the record: how it was trained says
-    what it has read.
+    More steps than before are no difference, for training goes on (with `select_every` the look at its old last step
+    stays among those it chooses from); nor is a network that only one of the two names. One that has learnt before and
+    that this experiment leaves out stays in the record: how it was trained says what it has read.
 
     Raises
     ------

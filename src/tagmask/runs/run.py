@@ -16,12 +16,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any
 
-import torch
 from torch import nn
 
 from tagmask.config import build, plain
@@ -30,18 +29,17 @@ from tagmask.errors import ConfigError, RunError
 from tagmask.experiment import Experiment, load_experiment, overridden
 from tagmask.io import commands_of, note_command, write_json, write_text
 from tagmask.machine import environment
-from tagmask.methods import METHODS, Networks, settings_of
-from tagmask.methods.combined import CombinedSettings
+from tagmask.methods import METHODS, settings_of
 from tagmask.networks import weights
-from tagmask.networks.denoiser import Denoiser
-from tagmask.networks.kinds import MASK_LEARNERS, NETWORKS, reads_text
+from tagmask.networks.kinds import NETWORKS
+from tagmask.runs import use
 from tagmask.runs.chosen import with_chosen
-from tagmask.runs.parts import TextReader, attach_backbone, open_reader
-from tagmask.runs.resume import continued, keep_shots, no_weights, refuse_other_data, shots_of
+from tagmask.runs.parts import TextReader, open_reader
+from tagmask.runs.resume import continued, keep_shots, refuse_other_data, shots_of
 from tagmask.slices import SliceSettings
 from tagmask.types import Method
 
-__all__ = ["Part", "Run"]
+__all__ = ["Run"]
 
 
 @dataclass(frozen=True)
@@ -244,55 +242,6 @@ class Run:
             raise ConfigError(f"unknown method {name!r}.", repair=f"Known methods: {', '.join(METHODS)}.")
         return name
 
-    def reads(self, method: str) -> str:
-        """Say what was read for the results of a method: its training, val masks if they chose for it, sentences.
-
-        Of the training as it was: what overrides say of it now changes nothing.
-        """
-        read = list(dict.fromkeys(part.reads for part in self.parts(method)))
-        if self.val_masks and not any("val masks" in one for one in read):
-            read[-1] += " + val masks"
-        return ", ".join(read)
-
-    def parts(self, name: str | None = None, **changes: Any) -> list[Part]:
-        """Give whose networks a method uses: this run's, and those of the runs that members of a combination are of.
-
-        Raises
-        ------
-        ConfigError, RunError
-            As `settings` and `open`.
-        """
-        name = self.method_name(name)
-        settings = self.settings(name, **changes)
-        parts = [Part(self, name, settings)]
-        if isinstance(settings, CombinedSettings):
-            for member, (path, table) in settings.elsewhere.items():
-                run = Run.open(path, tuned=False)
-                parts.append(Part(run, member, run.settings(member, **table)))
-        return [part for part in parts if part.needs]
-
-    def weights_files(self, name: str | None = None) -> dict[str, Path]:
-        """Give the files of weights that the results of a method depend on, by network, as far as they are there.
-
-        Those of other runs are named "member: network". The classifier is among them, for it tags slices: with its last
-        weights where it kept no such snapshot.
-        """
-        found = {
-            need if part.run is self else f"{part.method}: {need}": path
-            for part in self.parts(name)
-            for need, path in part.files.items()
-        }
-        found.setdefault("classifier", self.judging().weights_path("classifier"))
-        return {name: path for name, path in sorted(found.items()) if path.is_file()}
-
-    def judging(self) -> Run:
-        """Give the run whose classifier tags slices: with its last weights where it kept no such snapshot."""
-        try:
-            self.weights_path("classifier")
-        except RunError:
-            return replace(self, snapshot=None)
-        return self
-
     def settings(self, name: str | None = None, **changes: Any) -> Any:
         """Give the settings of a method: the experiment's, changed.
 
@@ -318,18 +267,12 @@ class Run:
         name = self.method_name(name)
         return METHODS[name].needs_of(self.settings(name))
 
-    def channels(self, name: str | None = None) -> int:
-        """Give how many channels the networks of a method see."""
-        part = self.parts(name)[0]
-        return int(cast(Any, part.run.network(part.needs[0])).settings.channels)
-
-    def size(self, name: str | None = None) -> int:
-        """Count the parameters of the networks of a method, without the frozen ones that some of them read through."""
-        networks = (part.run.network(need) for part in self.parts(name) for need in part.needs)
-        return sum(p.numel() for network in networks if network is not None for p in network.parameters())
+    def reads(self, method: str) -> str:
+        """Say what was read for the results of a method: see `tagmask.runs.use.reads`."""
+        return use.reads(self, method)
 
     def method(self, name: str | None = None, *, device: str = "cpu", **changes: Any) -> Method:
-        """Build a method from this run's networks and settings.
+        """Build a method from this run's networks and settings, and those of the runs it names.
 
         Raises
         ------
@@ -338,88 +281,4 @@ class Run:
         ConfigError
             It was trained in a way that the method cannot use, or a setting is out of range.
         """
-        name = self.method_name(name)
-        found, members, settings = dict[str, nn.Module](), dict[str, Method](), self.settings(name, **changes)
-        for part in self.parts(name, **changes):
-            if isinstance(settings, CombinedSettings):
-                self._refuse_member(part)
-            if part.run is not self:
-                members[part.method] = part.run.method(part.method, device=device, **plain(part.settings))
-                continue
-            for need in part.needs:
-                found[need] = self._on(device, need, name)
-        if (denoiser := found.get("denoiser")) is not None:
-            weights.check_schedule(self.weights_path("denoiser"), self.experiment.schedule.build())
-            self.experiment.check_training(name, settings, cast(Denoiser, denoiser).settings, where=self.path)
-        return METHODS[name].make(Networks(self.experiment.schedule.build(), found, members), settings)
-
-    def _on(self, device: str, need: str, name: str) -> nn.Module:
-        """Put a network that a method needs on a device, with its backbone."""
-        network = self.network(need)
-        if network is None:
-            raise no_weights(self.path, self.experiment, need, name)
-        attach_backbone(network, self.experiment, name=need, learnt=self.weights_path(need), device=device)
-        # channels_last: 1.1 to 1.4 times faster on a CPU, and what a GPU's tensor cores want.
-        return network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-
-    def _refuse_member(self, part: Part) -> None:
-        """Refuse to combine what looks at other slices than this run, or at more than slices."""
-        if part.run.slices != self.slices:
-            raise ConfigError(
-                f"{part.method} of {part.run.path} sees slices cut with {plain(part.run.slices)}, this run with "
-                f"{plain(self.slices)}.",
-                where="[methods.combined]",
-                repair="Combine runs whose data were prepared alike.",
-            )
-        if any(reads_text(getattr(part.run.network(need), "settings", None)) for need in part.needs):
-            raise ConfigError(
-                f"{part.method} reads sentences.",
-                where="[methods.combined]",
-                repair="Combine methods that look at pictures alone.",
-            )
-
-
-class Part(NamedTuple):
-    """The networks of one run that a method uses.
-
-    Parameters
-    ----------
-    run
-        Whose networks they are.
-    method
-        The method, or the member of a combination, that they serve.
-    settings
-        Of it.
-    """
-
-    run: Run
-    method: str
-    settings: Any
-
-    @property
-    def needs(self) -> tuple[str, ...]:
-        """Names of the networks."""
-        return METHODS[self.method].needs_of(self.settings)
-
-    @property
-    def files(self) -> dict[str, Path]:
-        """The files of their weights, by name, whether they are there or not."""
-        return {need: self.run.weights_path(need) for need in self.needs}
-
-    @property
-    def reads(self) -> str:
-        """What was read to train them."""
-        trained = load_experiment(self.run.path / "experiment.toml")
-        learnt = set(self.needs) & MASK_LEARNERS.keys()
-        masks_read = self.run.environment.get("masks_read") or "train masks"
-        read = [str(masks_read)] if learnt else []
-        if set(self.needs) - learnt:
-            read.append("tags")
-        selected = any(getattr(trained.train, n).select_every for n in learnt)
-        taught = {*learnt, "gloria_pair"} if "gloria" in learnt else learnt  # the pairs of its encoder
-        texts = any(reads_text(getattr(trained, name)) for name in taught)
-        return (
-            ", ".join(dict.fromkeys(read))
-            + (" + val masks" if selected else "")
-            + (" + texts" if texts else "")
-        )
+        return use.method(self, self.method_name(name), device, **changes)

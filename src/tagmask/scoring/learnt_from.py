@@ -11,10 +11,11 @@ from typing import NamedTuple
 from tagmask.data.prepared import Prepared
 from tagmask.errors import RunError, TagmaskError
 from tagmask.io import sha256
-from tagmask.runs import Part, Run
+from tagmask.runs import Run
+from tagmask.runs.use import Part, parts
 from tagmask.scoring.results import Results
 
-__all__ = ["LearntImage", "images_learnt", "images_of", "note_of_altered", "note_of_learnt", "note_of_mean"]
+__all__ = ["LearntImage", "images_learnt", "images_of", "notes_of_reading"]
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +44,7 @@ def images_learnt(run: Run, method: str) -> Iterator[LearntImage]:
     RunError
         Data that were prepared before splits were written down.
     """
-    for home, folder in dict.fromkeys(found for part in run.parts(method) for found in _lessons(part)):
+    for home, folder in dict.fromkeys(found for part in parts(run, method) for found in _lessons(part)):
         if (folder / "settings.json").is_file():
             yield from images_of(folder, ("train", "val"), home)
 
@@ -79,10 +80,10 @@ def _lessons(part: Part) -> Iterator[tuple[Path, Path]]:
             yield home, Run.open(home, tuned=False).experiment.data.prepared
 
 
-def note_of_learnt(results: Results, images: Mapping[str, Sequence[Path]]) -> list[str]:
-    """Say, in a note for the table and in a warning, how many cases the run has learnt from or was chosen by.
-
-    Nothing is said where it cannot be known: masks without a manifest, a run or prepared data that are gone.
+def notes_of_reading(
+    results: Results, images: Mapping[str, Sequence[Path]], prepared: Prepared | None
+) -> list[str]:
+    """Say, in notes for the table and in warnings, what has read more of the cases judged than it should.
 
     Parameters
     ----------
@@ -90,6 +91,17 @@ def note_of_learnt(results: Results, images: Mapping[str, Sequence[Path]]) -> li
         Masks with their manifest.
     images
         Source files by case.
+    prepared
+        The data whose train masks are averaged for a row, if there is one.
+    """
+    notes = _note_of_learnt(results, images) + _note_of_altered(results, images)
+    return notes + (_note_of_mean(prepared, images) if prepared is not None and prepared.supervised else [])
+
+
+def _note_of_learnt(results: Results, images: Mapping[str, Sequence[Path]]) -> list[str]:
+    """How many cases the run has learnt from or was chosen by; nothing where it cannot be known.
+
+    That is: masks without a manifest, a run or prepared data that are gone.
     """
     try:
         run = Run.open(Path(str(results.manifest.get("run") or "")), tuned=False)
@@ -105,16 +117,8 @@ def note_of_learnt(results: Results, images: Mapping[str, Sequence[Path]]) -> li
     )
 
 
-def note_of_mean(prepared: Prepared, images: Mapping[str, Sequence[Path]]) -> list[str]:
-    """Say, in a note for the table and in a warning, of how many cases the mean of the train masks has read the truth.
-
-    Parameters
-    ----------
-    prepared
-        The data whose train masks are averaged.
-    images
-        Source files by case; of cases without any nothing is said.
-    """
+def _note_of_mean(prepared: Prepared, images: Mapping[str, Sequence[Path]]) -> list[str]:
+    """Of how many cases the mean of the train masks has read the truth."""
     try:
         train = {image.sha256 for image in images_of(prepared.path, ("train",))}
         found = _among(images, train)
@@ -127,8 +131,8 @@ def note_of_mean(prepared: Prepared, images: Mapping[str, Sequence[Path]]) -> li
     )
 
 
-def note_of_altered(results: Results, cases: Sized) -> list[str]:
-    """Say, in a note for the table and in a warning, how many masks are not those that the manifest speaks of."""
+def _note_of_altered(results: Results, cases: Sized) -> list[str]:
+    """How many masks are not those that the manifest speaks of."""
     return _noted(
         results.altered,
         cases,

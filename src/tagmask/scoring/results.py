@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
-from collections.abc import Iterable
+import re
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -154,10 +156,50 @@ def _slices(path: Path) -> dict[str, list[dict[str, str]]]:
     found: dict[str, list[dict[str, str]]] = {}
     if not path.is_file():
         return found
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
+    data = path.read_bytes()
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        row, bad = data.count(b"\n", 0, error.start) + 1, data[error.start : error.end]
+        raise TableError(
+            f"this is no UTF-8 text: {bad!r}.", where=f"{path}, row {row}", repair=_REPAIR
+        ) from None
+    reader = csv.DictReader(io.StringIO(text, newline=""))
+    try:
         if not {"case", "slice"} <= set(reader.fieldnames or ()):
             raise TableError("it lacks the columns case and slice.", where=path, repair="Segment again.")
         for line in reader:
+            _check_line(line, f"{path}, row {reader.line_num}")
             found.setdefault(line["case"], []).append(line)
+    except csv.Error as error:
+        where = f"{path}, row {reader.line_num + 1}"
+        raise TableError(f"the row cannot be read: {error}.", where=where, repair=_REPAIR) from None
     return found
+
+
+def _check_line(line: Mapping[Any, Any], where: str) -> None:
+    """Refuse a line of slices.csv whose numbers are none."""
+    if None in line or None in line.values():
+        raise TableError("the row does not fit the header.", where=where, repair=_REPAIR)
+    for column, (wanted, holds) in _NUMBERS.items():
+        value = line.get(column)
+        if value and not holds(value):
+            what = f"the {column} is {value[:40]!r}, and not {wanted}."
+            raise TableError(what, where=where, repair=_REPAIR)
+
+
+def _is_float(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+_REPAIR = "Segment again, or correct the table."
+_NUMBERS: dict[str, tuple[str, Callable[[str], object]]] = {
+    "slice": ("a whole number", re.compile("[0-9]{1,9}").fullmatch),
+    "tag": ("0, 1 or empty", ("0", "1", "0.0", "1.0").__contains__),
+    "score": ("a number or empty", _is_float),
+}
+"""Columns of slices.csv that hold numbers: what is wanted, and whether a text is that."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ import numpy as np
 from tagmask.errors import InputError
 from tagmask.io import write_csv
 from tagmask.scoring.slice_records import cell
+from tagmask.scoring.summaries import damaged, read_summary
 
 __all__ = [
     "FLAT",
@@ -110,9 +110,9 @@ def combine(summaries: Sequence[Mapping[str, Any] | Path]) -> list[dict[str, obj
     Raises
     ------
     InputError
-        Nothing to combine, or the evaluations are not of the same slices.
+        Nothing to combine, the evaluations are not of the same slices, or a file is damaged.
     """
-    read = [json.loads(Path(s).read_text(encoding="utf-8")) if isinstance(s, Path) else s for s in summaries]
+    read = [_whole(s) if isinstance(s, Path) else s for s in summaries]
     if not read:
         raise InputError("there is no summary to combine.", repair="Give at least one evaluation.")
     for other in read[1:]:
@@ -136,9 +136,26 @@ def combine(summaries: Sequence[Mapping[str, Any] | Path]) -> list[dict[str, obj
     return lines
 
 
+def _whole(path: Path) -> dict[str, Any]:
+    """Read summary.json with all that tables are made of."""
+    summary = read_summary(path)
+    counts = ("slices", "evaluated"), ("slices", "positives"), ("slices", "below_min_area"), ("hd95", "unit")
+    try:
+        flat(summary)
+        known = [summary["truth"], summary["slices"]]
+        if "format" in summary:
+            known += [summary["results"], summary["patients"], *(summary[k][n] for k, n in counts)]
+    except (KeyError, TypeError, AttributeError) as error:
+        raise damaged(path, f"a part of it is missing ({error})") from None
+    if None in known:
+        raise damaged(path, "a part of it is empty")
+    return summary
+
+
 def _of(summary: Mapping[str, Any]) -> str:
     """Say what was evaluated on what."""
-    return f"{summary['results']} has {summary['slices']['evaluated']} slices of {summary['truth']}"
+    slices = summary["slices"].get("evaluated")
+    return f"{summary.get('results')} has {slices} slices of {summary['truth']}"
 
 
 _COLUMNS = (

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from tagmask.data.sources import mask_paths
 from tagmask.data.table import Case, by_study, read_table
 from tagmask.errors import ConfigError, InputError
 from tagmask.io import sha256
@@ -64,8 +65,9 @@ def truth_cases(truth: Path, table: Path | None = None, *, tag: str = "label") -
     Parameters
     ----------
     truth
-        A CSV with a column mask; a data folder with labels.csv (or one per split) and the masks in a folder
-        masks/<split> beside it; or a plain folder of masks.
+        A CSV with a column mask; a data folder with labels.csv (or one per split) and the masks where `prepare`
+        looks for them: in the folder masks/<split> beside it, or in its own folder masks, by split or not; or a
+        plain folder of masks.
     table
         Tags, patients and slices for a plain folder of masks; a CSV or a data folder.
     tag
@@ -140,20 +142,21 @@ def _case(name: str, mask: Path, rows: Sequence[Case]) -> TruthCase:
 
 
 def _from_table(cases: Sequence[Case]) -> dict[str, TruthCase]:
-    """Cases of a table whose mask is named in it, or lies in masks/<split> beside the split's folder."""
+    """Cases of a table whose mask is named in it, or lies where `prepare` looks for it."""
     roots: dict[Path, dict[str, Path]] = {}
-    found: dict[str, TruthCase] = {}
-    for study, rows in by_study(cases).items():
-        mask = rows[0].mask
-        if mask is None:
+    masks: dict[str, Path | None] = {}
+    studies = by_study(cases)
+    for study, rows in studies.items():
+        masks[study] = rows[0].mask
+        if masks[study] is None:
             home = rows[0].source.resolve().parent
             root = home.parent / "masks" / home.name
             if root not in roots:
                 roots[root] = files_by_case(root) if root.is_dir() else {}
-            mask = roots[root].get(study)
-        if mask is not None:
-            found[study] = _case(study, mask, rows)
-    return found
+            masks[study] = roots[root].get(study)
+    elsewhere = mask_paths({i: rows for i, rows in studies.items() if masks[i] is None}, None)
+    masks |= {i: path for i, path in elsewhere.items() if isinstance(path, Path)}
+    return {i: _case(i, mask, rows) for i, rows in studies.items() if (mask := masks[i]) is not None}
 
 
 def slice_info(case: TruthCase, results: Results | None, depth: int) -> list[SliceInfo | None]:
@@ -176,7 +179,7 @@ def _info(case: TruthCase, lines: list[dict[str, str]], index: int, depth: int) 
     line = next((n for n in lines if depth == 1 or n["slice"] == str(index)), {})
     patient = row.patient if row is not None and row.patient else line.get("patient") or case.id
     score = float(line["score"]) if line.get("score") else float("nan")
-    given = int(line["tag"]) if line.get("tag_source") == "given" and line.get("tag") else None
+    given = int(float(line["tag"])) if line.get("tag_source") == "given" and line.get("tag") else None
     if row is not None and row.label is not None:
         return SliceInfo(patient, row.label, "table", score, given)
     return SliceInfo(patient, given, "none" if given is None else "slices.csv", score, given)

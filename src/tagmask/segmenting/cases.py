@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import time
@@ -14,6 +15,7 @@ import numpy as np
 from tagmask.data.table import Case
 from tagmask.errors import InputError
 from tagmask.io import read_study
+from tagmask.io.atomic import temporaries
 from tagmask.slices import Slices, SliceSettings, split
 from tagmask.types import Study
 
@@ -155,13 +157,32 @@ def clear(out: Path, studies: dict[str, list[Case]]) -> None:
     """Remove what an earlier job of this folder left, so that its results do not pass for those of this one."""
     try:
         before = json.loads((out / "manifest.json").read_text(encoding="utf-8"))["inputs"]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         before = {}
     inputs = {path for rows in studies.values() for path in source_names(rows)}
-    cases = [case for case in before if Path(case).name == case] if isinstance(before, dict) else []
+    named = before if isinstance(before, dict) else {}
+    cases = [case for case in named if Path(case).name == case and _is_name(case)]
     maps = (".nii.gz", ".tif")
     kinds = {"masks": (".nii.gz", ".png"), "scores": maps, "uncertainty": maps}
     names = [f"{kind}/{case}{suffix}" for case in cases for kind in kinds for suffix in kinds[kind]]
-    for name in ("slices.csv", "failed.csv", *names):
-        if os.path.realpath(out / name) not in inputs:
-            (out / name).unlink(missing_ok=True)
+    killed = [path for kind in kinds for path in temporaries(out / kind)]
+    for path in (*(out / name for name in ("slices.csv", "failed.csv", *names)), *killed):
+        if os.path.realpath(path) not in inputs:
+            _remove(path)
+
+
+def _is_name(case: str) -> bool:
+    """Whether the disk can know a file of that name: what was written, and not what damage made of it."""
+    try:
+        return b"\0" not in os.fsencode(case)
+    except UnicodeEncodeError:
+        return False
+
+
+def _remove(path: Path) -> None:
+    """Remove a file; nothing to do where there is none, or can be none of so long a name."""
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise

@@ -11,15 +11,20 @@ REACH = 4  # look this many times beyond the best size: a single slow measuremen
 
 
 def largest_batch(size: int, device: str) -> int:
-    """Give the most slices of a side worth sending at once: 64, and on a CPU no more pixels than 64 of 64 px have.
+    """Give the most slices of a side worth trying at once: on a CPU no more pixels than 64 of 64 px have.
 
-    A GPU says when its memory is full; a CPU's machine begins to swap, and large slices gain nothing there.
+    CUDA says when its memory is full, and then half as many go; a CPU's machine begins to swap, and large slices gain
+    nothing there.
 
     Examples
     --------
-    >>> largest_batch(64, "cpu"), largest_batch(256, "cpu"), largest_batch(1024, "cpu"), largest_batch(256, "cuda")
-    (64, 4, 1, 64)
+    >>> largest_batch(64, "cpu"), largest_batch(256, "cpu"), largest_batch(1024, "cpu")
+    (64, 4, 1)
+    >>> largest_batch(256, "cuda"), largest_batch(256, "mps")
+    (1024, 64)
     """
+    if device.startswith("cuda"):
+        return 1024
     return 64 if device != "cpu" else min(64, max(1, 64 * 64**2 // size**2))
 
 

@@ -27,7 +27,7 @@ from tagmask.runs.resume import mask_rows
 from tagmask.train_settings import TrainSettings
 from tagmask.training.kept_features import MEMORY, KeptFeatures, kept
 
-__all__ = ["Start", "begin", "rows_to_learn"]
+__all__ = ["Start", "begin", "check_fit", "of_a_batch", "rows_to_learn"]
 
 
 @dataclass(frozen=True)
@@ -144,3 +144,39 @@ def rows_to_learn(
             repair=f"Give more pictures a text, or set train.{name}.batch to 2 or more, and to their number at most.",
         )
     return pairs
+
+
+def check_fit(name: str, settings: Any, prepared: Prepared, crop: int) -> None:
+    """Refuse slices of another size or number of channels than the network's.
+
+    Raises
+    ------
+    ConfigError
+        Naming both.
+    """
+    _, channels, size, _ = prepared.images.shape
+    if settings.size != (crop or size):
+        raise ConfigError(
+            f"size = {settings.size}, but the prepared slices have size {size}"
+            f"{f', of which {crop} are cropped' if crop else ''}.",
+            where=f"[{name}]",
+            repair="Change the table or augment.crop."
+            if crop
+            else f"Prepare the data with --size {settings.size}, or change the table.",
+        )
+    if settings.channels != channels:
+        raise ConfigError(
+            f"channels = {settings.channels}, but the prepared slices have {channels}.",
+            where=f"[{name}]",
+            repair="Change the table, or prepare the data with --channels: 0,0,0 makes three channels of grey.",
+        )
+
+
+def of_a_batch(name: str, network: nn.Module, settings: TrainSettings) -> str | None:
+    """Say what of a network's loss is no mean over slices, if anything is."""
+    if name == "gloria_pair":
+        return "contrast between pictures and sentences"
+    if any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in network.modules()):
+        return "batch norm"
+    pooled = settings.dice > 0 and not settings.dice_per_image and name != "pixel_classifier"
+    return "Dice loss" if name in MASK_LEARNERS and pooled else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,10 @@ from torch.optim.swa_utils import AveragedModel
 
 from tagmask.errors import RunError
 from tagmask.networks.checkpoints import read_checkpoint, write_checkpoint
+from tagmask.train_settings import TrainSettings
 from tagmask.training.selection import Selection
 
-__all__ = ["TrainingState"]
+__all__ = ["TrainingState", "averaging"]
 
 KEPT = 2
 
@@ -96,3 +98,18 @@ class TrainingState:
             self.selection.looks[:] = [(int(step), float(value)) for step, value in record["looks"]]
             self.selection.best = part("best.")
         return int(record["step"])
+
+
+def averaging(settings: TrainSettings) -> Callable[[Any, Any, Any], None]:
+    """Give the rule of the averaged weights, for all tensors of one dtype at once."""
+
+    def move(averages: list[Tensor], currents: list[Tensor], count: Tensor | int) -> None:
+        if not averages[0].is_floating_point():  # counts of batches
+            for average, current in zip(averages, currents, strict=True):
+                average.copy_(current)
+            return
+        n, s = int(count), settings
+        rate = min(s.ema, (1 + n) / (10 + n)) if s.ema_warmup else s.ema
+        torch._foreach_lerp_(averages, currents, 1 - rate)
+
+    return torch.no_grad()(move)

@@ -20,14 +20,12 @@ from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from tagmask.data.prepared import Prepared
 from tagmask.errors import ConfigError, RunError
 from tagmask.io import write_png
-from tagmask.machine import bf16_is_fast
 from tagmask.networks import weights
 from tagmask.networks.denoiser import Denoiser
 from tagmask.networks.kinds import MASK_LEARNERS
@@ -41,40 +39,15 @@ from tagmask.training.progress import Progress, TrainingLog
 from tagmask.training.samples import draw_samples
 from tagmask.training.selection import Selection
 from tagmask.training.sentences import Sentences
-from tagmask.training.start import begin, rows_to_learn
-from tagmask.training.state import TrainingState
+from tagmask.training.start import begin, check_fit, of_a_batch, rows_to_learn
+from tagmask.training.state import TrainingState, averaging
 
-__all__ = ["Trainer", "processes"]
+__all__ = ["Trainer"]
 
 log = logging.getLogger(__name__)
 
 SKIPS = 20
 """Steps in a row that fp16 may skip while it looks for a scale that fits; it halves at each, from 65,536."""
-
-
-def processes(settings: TrainSettings, device: str = "auto") -> Accelerator:
-    """Join the processes that train together, at the settings' precision.
-
-    Parameters
-    ----------
-    device
-        "auto" or "cpu".
-
-    Raises
-    ------
-    ConfigError
-        fp16 without a GPU.
-    """
-    AcceleratorState._reset_state()  # a singleton that would remember the precision of the network before
-    precision = "no" if settings.precision == "fp32" else settings.precision
-    cpu = device == "cpu"
-    if precision == "fp16" and (cpu or not torch.cuda.is_available()):
-        why = "the CPU is to be used" if cpu else "there is no GPU here"
-        raise ConfigError(f'precision = "fp16", but {why}.', where="[train]", repair='Use "bf16" or "fp32".')
-    accelerator = Accelerator(mixed_precision=precision, cpu=cpu)
-    if precision == "bf16" and accelerator.device.type == "cpu" and not bf16_is_fast():
-        log.warning('This CPU emulates bf16, so that precision = "fp32" trains faster here.')
-    return accelerator
 
 
 @dataclass
@@ -113,7 +86,7 @@ class Trainer:
     def __post_init__(self) -> None:
         s, experiment = self.settings, self.run.experiment
         network_settings = getattr(experiment, self.name)
-        _check_fit(self.name, network_settings, self.prepared, s.augment.crop)
+        check_fit(self.name, network_settings, self.prepared, s.augment.crop)
         if s.batch < self.accelerator.num_processes:
             raise ConfigError(
                 f"batch = {s.batch}, but there are {self.accelerator.num_processes} processes.",
@@ -125,7 +98,7 @@ class Trainer:
         self.schedule, network = experiment.schedule.build(), start.network
         self.batches = self._batches(network_settings)
         # With its buffers: averaged weights under the latest statistics of batch norm are no network that was trained.
-        self.average = AveragedModel(network, multi_avg_fn=_averaging(s), use_buffers=True).requires_grad_(
+        self.average = AveragedModel(network, multi_avg_fn=averaging(s), use_buffers=True).requires_grad_(
             False
         )
         optimizer = make_optimizer(network.parameters(), s)
@@ -140,7 +113,7 @@ class Trainer:
         )
         self.log = TrainingLog(self.run.path / "log", self.name, start=self.step)
         parts = self.accelerator.num_processes > 1 or (s.micro_batch or s.batch) < s.batch
-        if parts and self.accelerator.is_main_process and (what := _of_a_batch(self.name, network, s)):
+        if parts and self.accelerator.is_main_process and (what := of_a_batch(self.name, network, s)):
             log.warning(
                 "The %s is of each part of a batch here, not of the whole: the %s learns something a little else than "
                 "in one process without micro_batch.",
@@ -299,50 +272,6 @@ class Trainer:
     def _checkpoint(self) -> None:
         if self.accelerator.is_main_process:
             self.state.save(self.run.path / "checkpoints", self.name, self.step)
-
-
-def _of_a_batch(name: str, network: nn.Module, settings: TrainSettings) -> str | None:
-    """Say what of a network's loss is no mean over slices, if anything is."""
-    if name == "gloria_pair":
-        return "contrast between pictures and sentences"
-    if any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in network.modules()):
-        return "batch norm"
-    pooled = settings.dice > 0 and not settings.dice_per_image and name != "pixel_classifier"
-    return "Dice loss" if name in MASK_LEARNERS and pooled else None
-
-
-def _averaging(settings: TrainSettings) -> Callable[[Any, Any, Any], None]:
-    """Give the rule of the averaged weights, for all tensors of one dtype at once."""
-
-    def move(averages: list[Tensor], currents: list[Tensor], count: Tensor | int) -> None:
-        if not averages[0].is_floating_point():  # counts of batches
-            for average, current in zip(averages, currents, strict=True):
-                average.copy_(current)
-            return
-        n, s = int(count), settings
-        rate = min(s.ema, (1 + n) / (10 + n)) if s.ema_warmup else s.ema
-        torch._foreach_lerp_(averages, currents, 1 - rate)
-
-    return torch.no_grad()(move)
-
-
-def _check_fit(name: str, settings: Any, prepared: Prepared, crop: int) -> None:
-    _, channels, size, _ = prepared.images.shape
-    if settings.size != (crop or size):
-        raise ConfigError(
-            f"size = {settings.size}, but the prepared slices have size {size}"
-            f"{f', of which {crop} are cropped' if crop else ''}.",
-            where=f"[{name}]",
-            repair="Change the table or augment.crop."
-            if crop
-            else f"Prepare the data with --size {settings.size}, or change the table.",
-        )
-    if settings.channels != channels:
-        raise ConfigError(
-            f"channels = {settings.channels}, but the prepared slices have {channels}.",
-            where=f"[{name}]",
-            repair="Change the table, or prepare the data with --channels: 0,0,0 makes three channels of grey.",
-        )
 
 
 def _share(batch: int, processes: int, process: int) -> Tensor:
