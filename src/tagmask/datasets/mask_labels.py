@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from tagmask.errors import InputError, TagmaskError
-from tagmask.io import read_study, stem
+from tagmask.io import mask_labels
 
 __all__ = ["LabelCheck"]
 
@@ -52,12 +52,9 @@ class LabelCheck:
 
 
 def _values(path: Path) -> str:
-    """Say which values a mask has, where it is a file of one channel."""
+    """Say which values a mask has, where it is one file."""
     try:
-        image = read_study(path, id=stem(path)).image
+        values = [str(value) for value in mask_labels(path)]
     except TagmaskError:
         return ""
-    if len(image) > 1:  # a palette, read as its colours
-        return ""
-    values = [f"{value:g}" for value in np.unique(image)]
     return f"; {path} holds {', '.join(values[:_SHOWN])}" + (", ..." if len(values) > _SHOWN else "")

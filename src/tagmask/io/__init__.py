@@ -18,6 +18,7 @@ from tagmask.io.pictures import write_png
 from tagmask.io.studies import (
     Mask,
     StudyHeader,
+    mask_labels,
     read_header,
     read_mask,
     read_scores,
@@ -35,6 +36,7 @@ __all__ = [
     "command_line",
     "commands_of",
     "each_path",
+    "mask_labels",
     "note_command",
     "read_header",
     "read_mask",

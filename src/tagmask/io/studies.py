@@ -19,6 +19,7 @@ from tagmask.types import Study
 __all__ = [
     "Mask",
     "StudyHeader",
+    "mask_labels",
     "read_header",
     "read_mask",
     "read_scores",
@@ -232,6 +233,17 @@ def read_mask(
         found = _mask_values(path, labels)
     values, affine = found
     return Mask(values > 0 if labels is None else np.isin(values, labels), affine)
+
+
+def mask_labels(path: PathLike) -> list[int]:
+    """Give the values that a mask of one file has, rising.
+
+    Raises
+    ------
+    InputError
+        As :func:`read_mask`, and fractions.
+    """
+    return [int(value) for value in np.unique(_mask_values(Path(path), ())[0])]
 
 
 def _mask_values(path: Path, labels: tuple[int, ...] | None) -> tuple[np.ndarray, np.ndarray | None]:
