@@ -55,13 +55,21 @@ def environment() -> dict[str, Any]:
         "python": platform.python_version(),
         "platform": platform.platform(),
         "cores": os.cpu_count(),
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "gpu": _gpu(),
         "cuda": torch.version.cuda,
         "processes": int(os.environ.get("WORLD_SIZE", "1")),
         "versions": {"tagmask": __version__} | {name: _version(name) for name in names},
         "commit": _commit(),
         "command": sys.argv,
     }
+
+
+def _gpu() -> str | None:
+    """Name the GPU that is used where none is named."""
+    try:
+        return torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    except (RuntimeError, AssertionError):  # one that cannot be asked: what is done there will say so
+        return None
 
 
 def free_memory() -> None:

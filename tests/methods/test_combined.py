@@ -17,7 +17,7 @@ from tagmask.errors import ConfigError, RunError
 from tagmask.methods import METHODS, settings_of
 from tagmask.methods.combined import Combined, CombinedSettings, ranks, shares
 from tagmask.networks.learnt import Learnt
-from tagmask.runs import Run, use
+from tagmask.runs import Run
 from tagmask.scoring.learnt_from import images_learnt
 from tagmask.slices import SliceSettings
 from tagmask.types import Batch, Prediction
@@ -181,8 +181,8 @@ def test_a_member_may_be_of_another_run(tmp_path: Path) -> None:
     assert not torch.allclose(shares(cdm), shares(unet), atol=0.1)
     assert run.reads("combined") == "tags" and run.needs("combined") == ("denoiser",)
     weights = tmp_path / "other" / "weights" / "segmenter.safetensors"
-    assert use.weights_files(run, "combined")["unet: segmenter"] == weights
-    assert use.size(run, "combined") == use.size(run, "cdm") + use.size(Run.open(tmp_path / "other"), "unet")
+    assert run.weights_files("combined")["unet: segmenter"] == weights
+    assert run.size("combined") == run.size("cdm") + Run.open(tmp_path / "other").size("unet")
 
 
 def test_what_a_member_of_another_run_has_read_is_stamped_and_its_pictures_are_known(

@@ -35,7 +35,6 @@ from tagmask.methods import METHODS, settings_of
 from tagmask.networks.kinds import reads_text
 from tagmask.runs import Run
 from tagmask.runs.resume import no_weights
-from tagmask.runs.use import parts, weights_files
 from tagmask.scoring.learnt_from import images_learnt
 from tagmask.scoring.protocol import VERSION
 from tagmask.segmenting import VERSION as MASKS_VERSION
@@ -164,8 +163,8 @@ def plan_cell(bench: Bench, row: RowPlan, fold: Fold, at: Place, seed: int, home
     """
     run = _open(row, at)
     needs, experiment = run.needs(row.method), run.experiment
-    used = weights_files(run, row.method)
-    for part in parts(run, row.method):
+    used = run.weights_files(row.method)
+    for part in run.parts(row.method):
         for need, path in part.files.items():
             if not path.is_file():
                 raise no_weights(part.run.path, part.run.experiment, need, part.method)

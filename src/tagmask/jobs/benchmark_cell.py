@@ -18,7 +18,6 @@ from tagmask.errors import InputError, TagmaskError
 from tagmask.jobs.evaluate import evaluate
 from tagmask.jobs.segment import segment
 from tagmask.machine import free_memory
-from tagmask.runs import use
 from tagmask.scoring.results import open_results
 from tagmask.segmenting.prediction_cache import PredictionCache, Variant
 from tagmask.types import Batch, Prediction
@@ -138,7 +137,7 @@ class CellMaker:
             walk.peak = record
         return {
             **{"seconds": seconds, "slices": slices, "seconds_per_image": seconds / max(slices, 1)},
-            **{"device": self._device, "parameters": use.size(run, cell.row.method)},
+            **{"device": self._device, "parameters": run.size(cell.row.method)},
             **record,
         }
 

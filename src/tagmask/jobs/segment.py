@@ -27,7 +27,7 @@ from tagmask.io import (
 from tagmask.machine import device_of, environment
 from tagmask.masks import no_threshold
 from tagmask.networks.classifier import Classifier
-from tagmask.runs import Run, use
+from tagmask.runs import Run
 from tagmask.segmenting.cases import by_image, clear, source_names
 from tagmask.segmenting.pace import Pace, largest_batch
 from tagmask.segmenting.presence import Tags
@@ -153,8 +153,8 @@ def segment(
     name = run.method_name(method)
     job = Workbench(
         method=using or run.method(name, device=device),
-        classifier=cast(Classifier | None, use.judging(run).network("classifier")),
-        channels=use.channels(run, name),
+        classifier=cast(Classifier | None, run.judging().network("classifier")),
+        channels=run.channels(name),
         settings=run.slices,
         mask=run.experiment.mask_of(name),
         seed=seed,
@@ -269,7 +269,7 @@ def _manifest(run: Run, name: str, job: Workbench, studies: dict[str, list[Case]
             "slices": plain(job.settings),
         },
         "plane": job.settings.plane,
-        "weights": {n: sha256(path) for n, path in use.weights_files(run, name).items()},
+        "weights": {n: sha256(path) for n, path in run.weights_files(name).items()},
         "inputs": {case: source_names(rows) for case, rows in studies.items()},
         "environment": environment(),
     }

@@ -11,8 +11,7 @@ from typing import NamedTuple
 from tagmask.data.prepared import Prepared
 from tagmask.errors import RunError, TagmaskError
 from tagmask.io import sha256
-from tagmask.runs import Run
-from tagmask.runs.use import Part, parts
+from tagmask.runs import Part, Run
 from tagmask.scoring.results import Results
 
 __all__ = ["LearntImage", "images_learnt", "images_of", "notes_of_reading"]
@@ -44,7 +43,7 @@ def images_learnt(run: Run, method: str) -> Iterator[LearntImage]:
     RunError
         Data that were prepared before splits were written down.
     """
-    for home, folder in dict.fromkeys(found for part in parts(run, method) for found in _lessons(part)):
+    for home, folder in dict.fromkeys(found for part in run.parts(method) for found in _lessons(part)):
         if (folder / "settings.json").is_file():
             yield from images_of(folder, ("train", "val"), home)
 
