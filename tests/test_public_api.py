@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.metadata
+import inspect
+import re
 import subprocess
 import sys
 import time
@@ -59,6 +61,20 @@ def test_every_public_name_is_there_and_documented(name: str) -> None:
     if callable(value):
         assert value.__doc__
         assert value.__module__.startswith("tagmask")
+
+
+@pytest.mark.parametrize("name", [n for n in tagmask.__all__ if inspect.isfunction(getattr(tagmask, n))])
+def test_docstrings_name_every_parameter_and_what_comes_of_it(name: str) -> None:
+    function = getattr(tagmask, name)
+    doc = inspect.getdoc(function) or ""
+    parameters = doc.partition("Parameters\n")[2].partition("\n\n")[0]
+    listed = {
+        part.strip(" *")
+        for line in re.findall(r"^(\S.*)$", parameters, re.M)
+        for part in line.split(":")[0].split(",")
+    }
+    assert inspect.signature(function).parameters.keys() == listed - {"-" * 10}
+    assert "Returns\n-------" in doc and "Raises\n------" in doc
 
 
 def test_names_are_what_they_say() -> None:

@@ -144,6 +144,11 @@ def hd95(
     -------
     float, str
         The distance, and "ok", "excluded", "penalised" or "zero".
+
+    Raises
+    ------
+    ConfigError
+        No such rule.
     """
     if empty not in ("exclude", "diagonal", "zero"):
         raise ConfigError(f"unknown rule {empty!r} for empty masks.", repair="Use exclude, diagonal or zero.")

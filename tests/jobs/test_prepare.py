@@ -14,10 +14,11 @@ import pytest
 from PIL import Image
 
 import tagmask.io
+from tagmask.data.in_order import in_order
 from tagmask.data.prepared import Prepared
 from tagmask.errors import ConfigError, InputError, TableError
 from tagmask.io import read_study, sha256
-from tagmask.jobs.prepare import PrepareSummary, _in_order, prepare
+from tagmask.jobs.prepare import PrepareSummary, prepare
 from tagmask.slices import SliceSettings, split, split_map
 
 ROOT = Path(__file__).parents[2]
@@ -426,7 +427,7 @@ def test_memory_does_not_grow_with_cases(tmp_path: Path) -> None:
 
 def test_few_studies_wait_in_memory() -> None:
     started: list[int] = []
-    found = _in_order(lambda item: started.append(item) or item, range(100), workers=3)
+    found = in_order(lambda item: started.append(item) or item, range(100), workers=3)
     for item in range(100):
         assert next(found) == item
         assert len(started) <= item + 6  # those asked for, and at most 2 for each worker in all

@@ -76,6 +76,11 @@ def draw_size(kind: str, axis: str, scored: Sequence[Scored]) -> Sequence[Drawin
     """Draw max_t M_t (of the mean over modalities) over the size of the target, with Pearson's r (Fig. 2d).
 
     Slices with a target, of the first seed alone: others would count each of them again.
+
+    Raises
+    ------
+    InputError
+        No such slice.
     """
     first = min(one.seed for one in scored)
     points: dict[str, tuple[np.ndarray, np.ndarray]] = {}
@@ -105,6 +110,11 @@ def draw_regions(kind: str, axis: str, scored: Sequence[Scored]) -> Sequence[Dra
     Means ± sd (n - 1) over the positive slices with a target and a rest, of the first seed alone; of more than
     200 those whose names have the smallest SHA-256. The ratio is that of each slice, where the rest is not zero.
     The magnitudes are those that `evaluate` writes: root mean square of the SAM's pixels on the scan's own grid.
+
+    Raises
+    ------
+    InputError
+        No such slice.
     """
     first = min(one.seed for one in scored)
     mine = [one for one in scored if one.seed == first]

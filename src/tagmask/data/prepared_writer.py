@@ -252,7 +252,13 @@ _PARTS = {
 
 
 def refuse_existing(out: Path, overwrite: bool) -> None:
-    """Refuse a place that is taken, unless by an empty folder, or by a prepared one to replace and nothing else."""
+    """Refuse a place that is taken, unless by an empty folder, or by a prepared one to replace and nothing else.
+
+    Raises
+    ------
+    InputError
+        Naming what is there.
+    """
     if not os.path.lexists(out) or (out.is_dir() and not any(out.iterdir())):
         return
     ours = False

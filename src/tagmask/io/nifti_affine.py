@@ -18,7 +18,13 @@ _axes: Any = nib.aff2axcodes  # nibabel is not typed
 
 
 def affine_of(path: Path, header: Any, shape: tuple[int, int, int]) -> np.ndarray:
-    """Choose the affine, check it, and refuse a file whose two affines contradict each other."""
+    """Choose the affine (4, 4) float64 of a volume in mm, check it, and refuse two that contradict each other.
+
+    Raises
+    ------
+    GeometryError
+        Another unit, no affine that can be one, or two that cannot both be true.
+    """
     sform, qform = int(header["sform_code"]), int(header["qform_code"])
     unit = int(header["xyzt_units"]) & 7
     if unit in (1, 3):

@@ -100,8 +100,15 @@ def ablate(
         Of the setting; by default those of the kind.
     seeds
         Of the noise; with several, the figure shows ± one standard deviation.
+    overwrite
+        Whether a figure of this kind that is there may be replaced.
     report
         Called with (evaluations done, all).
+
+    Returns
+    -------
+    AblateResult
+        The files, and the numbers behind them.
 
     Raises
     ------

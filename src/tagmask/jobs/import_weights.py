@@ -77,6 +77,11 @@ def import_weights(
     overwrite
         Whether a file that is there may be replaced.
 
+    Returns
+    -------
+    Imported
+        What was written.
+
     Raises
     ------
     ConfigError

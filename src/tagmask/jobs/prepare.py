@@ -5,9 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -15,6 +13,7 @@ from typing import TypeVar
 import numpy as np
 
 from tagmask.data.cohort import Problem, check_splits, check_tags, doubts, picture_ranges
+from tagmask.data.in_order import in_order
 from tagmask.data.prepare_summary import PreparedCase, PrepareSummary, SplitCount, Tally
 from tagmask.data.prepared import IndexRow
 from tagmask.data.prepared_writer import PreparedWriter, refuse_existing
@@ -99,6 +98,11 @@ def prepare(
     report
         Called with (finished images, all images).
 
+    Returns
+    -------
+    PrepareSummary
+        What was kept, doubted and left out.
+
     Raises
     ------
     TableError
@@ -128,7 +132,7 @@ def prepare(
     def each(function: Callable[[A], B], items: Iterable[A]) -> Iterator[B]:
         nonlocal converted
         total = 2 * len(volumes := list(items))
-        for converted, found in enumerate(_in_order(function, volumes, workers), 1):
+        for converted, found in enumerate(in_order(function, volumes, workers), 1):
             report(converted, total)
             yield found
 
@@ -166,7 +170,7 @@ def prepare(
     reader = _Reader(settings, picture_ranges(cases), truth, cohort.mask_labels, LabelCheck(mask_labels))
     ids: set[str] = set()
     with writer:
-        for done, found in enumerate(_in_order(reader.read, studies.values(), workers), 1):
+        for done, found in enumerate(in_order(reader.read, studies.values(), workers), 1):
             case = tally.take(found)
             if case is not None:
                 writer.add(case.rows, case.image, case.mask, sources=case.sources, texts=case.texts)
@@ -186,21 +190,6 @@ def prepare(
         seconds=time.perf_counter() - start,
         note=cohort.note,
     )
-
-
-def _in_order(function: Callable[[A], B], items: Iterable[A], workers: int) -> Iterator[B]:
-    """Map with several threads; results come in order, and only a few wait in memory."""
-    if workers == 1:
-        yield from map(function, items)
-        return
-    with ThreadPoolExecutor(workers) as pool:
-        waiting: deque[Future[B]] = deque()
-        for item in items:
-            waiting.append(pool.submit(function, item))
-            if len(waiting) >= 2 * workers:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
 
 
 @dataclass(frozen=True)

@@ -119,6 +119,8 @@ def segment(
         "auto", "cpu", "cuda", "cuda:1", "mps".
     batch
         Slices at once; by default found out while working.
+    overwrite
+        Whether results of an earlier job in the folder may be replaced.
     report
         Called with (finished cases, all cases).
 

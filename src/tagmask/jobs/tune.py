@@ -20,7 +20,8 @@ from torch import Tensor
 from tagmask.config import check_seed, plain, read_toml, write_toml
 from tagmask.data.prepared import Prepared
 from tagmask.data.table import SPLITS
-from tagmask.errors import ConfigError, InputError
+from tagmask.data.tagged_rows import tagged_rows
+from tagmask.errors import ConfigError
 from tagmask.experiment import layer
 from tagmask.io import note_command, write_bytes, write_csv, write_text
 from tagmask.machine import device_of
@@ -105,12 +106,19 @@ def tune(
         how many there are of each; altogether where the method chooses by itself, for an accuracy does.
     seed
         Of the draw and of the methods' noise.
+    method, overrides, device
+        As of `segment`.
     split
         "val"; "test" is refused, since nothing is chosen on a test split.
     batch
         Slices at once, at most.
     report
         Called with (candidates tried, all candidates); without a grid with (slices seen, all slices).
+
+    Returns
+    -------
+    TuneResult
+        Every candidate, and the chosen one.
 
     Raises
     ------
@@ -148,7 +156,7 @@ def tune(
     reader = run.text_reader(name)
     slices = _Slices(
         prepared,
-        _rows(prepared, split, limit, seed, balanced=not itself),
+        tagged_rows(prepared, split, limit, seed, balanced=not itself),
         device,
         batch,
         reader.encoder if reader else None,
@@ -254,28 +262,6 @@ def _try(
             candidates.append({**settings, **mask, "auc": round(area, 6)})
         report(len(candidates), len(for_method) * len(for_mask))
     return candidates
-
-
-def _rows(prepared: Prepared, split: str, limit: int | None, seed: int, *, balanced: bool) -> np.ndarray:
-    """Places of the tagged slices to look at, rising: `limit` of either tag, or of all as they come."""
-    rows = prepared.split_indices(split)
-    kept = []
-    if not balanced and limit is not None:
-        rows = rows[np.isin(prepared.labels[rows], (0, 1))]
-        rows = np.random.default_rng(seed).permutation(rows)[:limit]
-    for tag in (0, 1):
-        found = rows[prepared.labels[rows] == tag]
-        if not len(found):
-            raise InputError(
-                f"no slice with tag {tag} is among the {len(rows)} of the {split} split that are looked at.",
-                where=prepared.path,
-                repair=("P" if limit is None else "Raise the limit, or p")
-                + "repare a table whose validation patients have slices of both tags.",
-            )
-        if balanced and limit is not None and len(found) > limit:
-            found = np.random.default_rng(seed).choice(found, limit, replace=False)
-        kept.append(found)
-    return np.sort(np.concatenate(kept))
 
 
 def _write(run: Run, result: TuneResult, split: str, figure: Mapping[str, bytes]) -> None:

@@ -102,6 +102,13 @@ def tune_masks(
         Look at this many slices at most, drawn with `seed`.
     batch
         Slices at once, at most.
+    method, overrides, seed, device, report
+        As of `tagmask.jobs.tune`.
+
+    Returns
+    -------
+    MaskTuneResult
+        Every candidate, and the chosen one.
 
     Raises
     ------

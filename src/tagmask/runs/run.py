@@ -36,7 +36,13 @@ class Run(RunFolder):
     """
 
     def method_name(self, name: str | None = None) -> str:
-        """Resolve a method: the given one, or the first of the experiment."""
+        """Resolve a method: the given one, or the first of the experiment.
+
+        Raises
+        ------
+        ConfigError
+            No such method.
+        """
         name = name or next(iter(self.experiment.methods), "cdm")
         if name not in METHODS:
             raise ConfigError(f"unknown method {name!r}.", repair=f"Known methods: {', '.join(METHODS)}.")
