@@ -20,9 +20,12 @@ from pydantic import TypeAdapter, ValidationError
 
 from tagmask.errors import ConfigError, did_you_mean
 
-__all__ = ["build", "check_seed", "override", "plain", "read_toml", "write_toml"]
+__all__ = ["ADDED", "build", "check_seed", "override", "plain", "read_toml", "settled", "write_toml"]
 
 T = TypeVar("T")
+
+ADDED = {"added": True}
+"""Metadata of a field that came later, whose default is what was done before: `settled` leaves it out at that."""
 
 
 def read_toml(path: Path) -> dict[str, Any]:
@@ -102,6 +105,18 @@ def _refuse_dates(value: Any, where: object, key: str = "") -> None:
         _refuse_dates(part, where, f"{key}.{name}" if key else str(name))
     for part in value if isinstance(value, (list, tuple)) else ():
         _refuse_dates(part, where, key)
+
+
+def settled(record: Any) -> dict[str, Any]:
+    """Give a settings dataclass as a plain table, without what was added later and is at its default.
+
+    So that what was computed before a setting existed is known as computed with its default.
+    """
+    table = plain(record)
+    for field in fields(record):
+        if field.metadata.get("added") and getattr(record, field.name) == field.default:
+            del table[field.name]
+    return table
 
 
 def check_seed(seed: int, where: object = "") -> None:

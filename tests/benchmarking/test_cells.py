@@ -317,3 +317,24 @@ def test_weights_of_a_snapshot_are_told_apart(world: Path) -> None:
     repaint(kept)
     assert plan(world, row="snapshot = 3").key != before.key
     assert Run.open(world / "run", snapshot=3).weights_path("denoiser") == kept
+
+
+def test_a_setting_that_came_later_leaves_finished_cells_at_its_default(world: Path) -> None:
+    assert "min_max" not in plan(world).identity["settings"]
+    on = plan(world, row='set = ["methods.cdm.min_max=true"]')
+    assert on.identity["settings"] == {**plan(world).identity["settings"], "min_max": True}
+    assert on.key != plan(world).key
+
+
+def test_masks_depend_on_what_a_member_of_another_run_is(world: Path) -> None:
+    other = write_run(world / "other", "methods.cdm.noise_level=50")
+    members = f"methods.combined.members={{cdm={{run={str(other)!r}}}}}"
+    row = f"set = [{json.dumps(members)}]"
+    before = plan(world, method="combined", row=row)
+    assert before.key == plan(world, method="combined", row=row).key
+    file = other / "experiment.toml"
+    file.write_text(file.read_text().replace("noise_level = 50", "noise_level = 60"))
+    after = plan(world, method="combined", row=row)
+    assert after.key != before.key
+    repaint(other / "weights" / "denoiser.safetensors")
+    assert plan(world, method="combined", row=row).key not in (before.key, after.key)

@@ -378,7 +378,7 @@ def test_masks_that_were_changed_after_segment_are_nobodys(
     world: World, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     path, masks = world.results / "manifest.json", world.results / "masks"
-    cases = [{"case": i, "mask_sha256": sha256(masks / f"{i}.nii.gz")} for i in "abc"]
+    cases = [{"case": i, "status": "done", "mask_sha256": sha256(masks / f"{i}.nii.gz")} for i in "abc"]
     path.write_text(json.dumps({**json.loads(path.read_text()), "cases": cases}))
     write_volume(masks / "x.nii.gz", world.mask["a"])  # has no truth
     found = evaluate(world.results, world.data, out=tmp_path / "one", resamples=20)
@@ -388,6 +388,12 @@ def test_masks_that_were_changed_after_segment_are_nobodys(
     assert found.summary["rows"][0]["reads"] == "unknown"
     assert "1 of 3 cases, b for instance, have a mask that tagmask segment did not write" in caplog.text
     assert "b for instance, have a mask" in (tmp_path / "two" / "summary.md").read_text(encoding="utf-8")
+    # of a job whose cases all failed no mask is there, so these are somebody's
+    path.write_text(
+        json.dumps({**json.loads(path.read_text()), "cases": [{"case": "a", "status": "failed"}]})
+    )
+    found = evaluate(world.results, world.data, out=tmp_path / "three", resamples=20)
+    assert found.summary["rows"][0]["reads"] == "unknown"
 
 
 def test_cases_whose_truth_the_mean_mask_has_read_are_named(

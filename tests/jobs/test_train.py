@@ -15,7 +15,7 @@ import psutil
 import pytest
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
+from accelerate.state import AcceleratorState, PartialState
 
 import tagmask.jobs.train
 from tagmask import objectives
@@ -26,7 +26,9 @@ from tagmask.jobs.train import train
 from tagmask.networks import weights
 from tagmask.networks.checkpoints import read_checkpoint
 from tagmask.runs import Run
+from tagmask.train_settings import TrainSettings
 from tagmask.training.batches import TrainingBatch, TrainingBatches
+from tagmask.training.processes import processes
 from tests import toys
 
 ROOT = Path(__file__).parents[2]
@@ -182,6 +184,16 @@ def test_a_device_that_training_does_not_take_is_refused(prepared: Path, tmp_pat
     assert not (tmp_path / "run").exists()
 
 
+def test_a_process_that_trained_elsewhere_trains_where_it_is_told_now(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    processes(TrainSettings())
+    monkeypatch.setitem(
+        PartialState._shared_state, "device", torch.device("meta")
+    )  # as after a training on a GPU
+    assert processes(TrainSettings(), "cpu").device.type == "cpu"
+
+
 def test_losses_that_depend_on_the_parts_of_a_batch_are_named(
     prepared: Path, masked: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -261,8 +273,8 @@ def test_a_killed_run_resumes_bit_for_bit(prepared: Path, tmp_path: Path, proces
 @pytest.mark.slow
 def test_two_processes_learn_what_one_does(prepared: Path, tmp_path: Path) -> None:
     experiment = toys.write_experiment(tmp_path / "e.toml", prepared)
-    for processes in (1, 2):
-        finish(launch(experiment, tmp_path / str(processes), processes, "train.denoiser.steps=1"))
+    for count in (1, 2):
+        finish(launch(experiment, tmp_path / str(count), count, "train.denoiser.steps=1"))
     assert same_gradient(tmp_path / "1", tmp_path / "2")
 
 

@@ -241,17 +241,18 @@ def test_other_slices_or_no_masks_are_refused(
         tune_masks(run, masks=other)
 
 
-@pytest.mark.parametrize(("renamed", "what"), [(False, "2 patients"), (True, "8 images")])
+@pytest.mark.parametrize(
+    ("renamed", "what"), [("test", "2 patients"), ("TEST", "2 patients"), ("somebody", "8 images")]
+)
 def test_slices_that_the_run_is_to_be_tested_on_do_not_pass_for_val(
-    run: Path, cohort: Path, tmp_path: Path, renamed: bool, what: str
+    run: Path, cohort: Path, tmp_path: Path, renamed: str, what: str
 ) -> None:
     other = tmp_path / "other"
     for part in ("", "masks"):
         shutil.copytree(cohort / part / "test", other / part / "val")
         shutil.copytree(cohort / part / "train", other / part / "train")
-    if renamed:
-        table = other / "val" / "labels.csv"
-        table.write_text(table.read_text().replace(",test", ",somebody"))
+    table = other / "val" / "labels.csv"
+    table.write_text(table.read_text().replace(",test", f",{renamed}"))
     prepare(other, tmp_path / "masks", settings=SLICES, supervised=True, masks=other / "masks")
     with pytest.raises(
         InputError, match=rf"{what} of its val split, such as .*, are of the test split of the run"

@@ -16,6 +16,7 @@ from tagmask.config import build
 from tagmask.errors import ConfigError, RunError
 from tagmask.methods import METHODS, settings_of
 from tagmask.methods.combined import Combined, CombinedSettings, ranks, shares
+from tagmask.networks import weights
 from tagmask.networks.learnt import Learnt
 from tagmask.runs import Run
 from tagmask.scoring.learnt_from import images_learnt
@@ -160,13 +161,17 @@ def test_members_that_cannot_be_are_refused(members: dict[str, Any], message: st
 # members of other runs
 
 
-def of_two(tmp_path: Path, learner: str = "segmenter", slices: SliceSettings = SLICES, **record: Any) -> Path:
+def of_two(
+    tmp_path: Path, learner: str = "segmenter", slices: SliceSettings = SLICES, more: str = "", **record: Any
+) -> Path:
     """Write a run whose combination has CDM here and a mask learner elsewhere; give its folder."""
     method = {"segmenter": "unet", "lvit": "lvit"}[learner]
     other = write_run(tmp_path / "other", networks=(learner,), slices=slices)
     environment = json.loads((other / "environment.json").read_text())
     (other / "environment.json").write_text(json.dumps({**environment, **record}))
-    members = f"{{cdm={{noise_level=200,stages=1,tau=0.0}},{method}={{run={str(other)!r}}}}}"
+    members = (
+        f"{{cdm={{noise_level=200,stages=1,tau=0.0}},{method}={{run={str(other)!r}{more and ','}{more}}}}}"
+    )
     return write_run(tmp_path / "run", f"methods.combined.members={members}")
 
 
@@ -198,6 +203,18 @@ def test_what_a_member_of_another_run_has_read_is_stamped_and_its_pictures_are_k
     learnt = list(images_learnt(run, "combined"))
     assert {image.run for image in learnt} == {tmp_path / "other"} and not list(images_learnt(run, "cdm"))
     assert len(learnt) == 2 * 32  # 24 pictures of train and 8 of val, and their masks
+    # asked of other settings than the run's: those of a manifest, say
+    assert not list(images_learnt(run, "combined", members={"cdm": {}}))
+    members = {"unet": {"run": str(tmp_path / "other")}}
+    assert list(images_learnt(Run.open(folder, overrides=["methods.combined.members={cdm={}}"]), "combined",
+                              members=members)) == learnt  # fmt: skip
+    own = run.path / "experiment.toml"
+    own.write_text(own.read_text().replace('prepared = "nowhere"', f"prepared = {str(masked)!r}"))
+    seen = {image.run for image in images_learnt(Run.open(folder), "combined", members=members)}
+    assert seen == {
+        run.path,
+        tmp_path / "other",
+    }  # its val split may have chosen, though no network is its own
 
 
 @pytest.mark.parametrize(
@@ -208,6 +225,8 @@ def test_what_a_member_of_another_run_has_read_is_stamped_and_its_pictures_are_k
             "sees slices cut with .*'slice'.*prepared alike",
         ),
         ({"learner": "lvit"}, "lvit reads sentences"),
+        ({"more": "nme=5"}, r"\[methods\.combined\.members\.unet\] of .*other.*nme"),
+        ({"more": "name='x'"}, r"\[methods\.combined\.members\.unet\] of .*other.*name"),
     ],
 )
 def test_a_member_that_looks_at_other_things_is_refused(
@@ -227,3 +246,27 @@ def test_a_member_of_a_run_that_is_not_there(tmp_path: Path) -> None:
     shutil.move(tmp_path / "gone", tmp_path / "other")
     with pytest.raises(RunError, match=r"other: .*no weights of the segmenter that unet needs"):
         Run.open(folder).method("combined")
+
+
+def test_stamps_are_not_repeated_and_networks_of_other_runs_are_loaded_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Run.open(of_two(tmp_path, masks_read="tags, train masks"))
+    assert run.reads("combined") == "tags, train masks"
+    loaded: list[str] = []
+    real = weights.load
+    monkeypatch.setattr(weights, "load", lambda path, kind: loaded.append(kind) or real(path, kind))
+    for flips in (False, True):
+        run.method("combined", flips=flips)
+    run.size("combined")
+    assert sorted(loaded) == ["denoiser", "segmenter"]
+
+
+def test_weights_after_fewer_steps_are_of_one_run(tmp_path: Path) -> None:
+    folder = of_two(tmp_path)
+    (folder / "snapshots").mkdir()
+    shutil.copy(
+        folder / "weights" / "denoiser.safetensors", folder / "snapshots" / "denoiser-000010.safetensors"
+    )
+    with pytest.raises(ConfigError, match=r"after 10 steps are asked for, but unet is of .*other"):
+        Run.open(folder, snapshot=10).method("combined")

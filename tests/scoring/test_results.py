@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -66,4 +65,3 @@ def test_what_a_spreadsheet_makes_of_it_is_read(results: Path, tmp_path: Path) -
     (info,) = slice_info(TruthCase("a", tmp_path / "truth/a.png"), found, 1)
     assert info is not None and info.tag is None
     assert picture_positions({"a": TruthCase("a", tmp_path)}, found) == {}
-    shutil.rmtree(results)

@@ -26,7 +26,7 @@ from tagmask.benchmarking.folds import Fold, digest
 from tagmask.benchmarking.names import Place
 from tagmask.benchmarking.rows import RowPlan
 from tagmask.benchmarking.trainings import training_of
-from tagmask.config import build, plain, read_toml
+from tagmask.config import build, plain, read_toml, settled
 from tagmask.data.prepared import Prepared
 from tagmask.errors import InputError, RunError
 from tagmask.experiment import WHOLE
@@ -173,7 +173,7 @@ def plan_cell(bench: Bench, row: RowPlan, fold: Fold, at: Place, seed: int, home
     identity: dict[str, Any] = {
         "version": MASKS_VERSION,
         "method": row.method,
-        "settings": plain(settings_of(row.method, experiment.settings_table(row.method))),
+        "settings": settled(settings_of(row.method, experiment.settings_table(row.method))),
         "mask": plain(experiment.mask_of(row.method)),
         "schedule": plain(experiment.schedule),
         "slices": plain(run.slices),
@@ -182,6 +182,11 @@ def plan_cell(bench: Bench, row: RowPlan, fold: Fold, at: Place, seed: int, home
         "seed": seed,
         "inputs": fold.inputs_digest,
     }
+    if others := [part for part in run.parts(row.method) if part.run is not run]:
+        # What a member leaves out is as its own run says.
+        identity["members"] = [
+            [part.method, settled(part.settings), plain(part.run.experiment.schedule)] for part in others
+        ]
     if run.val_masks:
         identity["val_masks"] = True  # the masks' manifest says so
     if any(reads_text(getattr(experiment, need)) for need in needs):

@@ -14,7 +14,7 @@ from scipy import stats
 from tagmask.benchmarking.protocol import Protocol
 from tagmask.metrics import dice
 from tagmask.scoring.aggregate import mean_interval, of_patients, summarise
-from tagmask.scoring.results import TOLD
+from tagmask.scoring.results import TOLD, may_have_read_masks
 from tagmask.scoring.scoreboard import combine
 from tagmask.scoring.slice_records import SliceRecord, read_slices
 
@@ -256,8 +256,8 @@ def _best(rows: Sequence[RowNumbers], setup: str) -> RowNumbers | None:
     methods = [row for row in rows if not row.trivial]
     if not methods:
         return None
-    blind = [row for row in rows if "mask" not in row.reads]
-    fair = blind if any("mask" not in row.reads for row in methods) else methods
+    blind = [row for row in rows if not may_have_read_masks(row.reads)]
+    fair = blind if any(not may_have_read_masks(row.reads) for row in methods) else methods
     whole = [row for row in fair if row.complete]
     return max(whole, key=lambda row: np.nan_to_num(row.dice[setup], nan=-1.0)) if whole else None
 

@@ -91,7 +91,9 @@ def masks_read(paths: Iterable[Path]) -> str:
     for path in paths:
         folders.setdefault(path.parent, []).append(path)
     found = {_folder_reads(folder, files) for folder, files in folders.items()}
-    return TRAIN_MASKS if TRAIN_MASKS in found or not found else ", ".join(sorted(found))
+    if TRAIN_MASKS in found or not found:
+        return TRAIN_MASKS
+    return ", ".join(dict.fromkeys(one for read in sorted(found) for one in read.split(", ")))
 
 
 def _folder_reads(folder: Path, files: list[Path]) -> str:
@@ -143,5 +145,7 @@ def altered(manifest: Mapping[str, Any], files: Iterable[Path]) -> list[Path] | 
     """
     cases = manifest.get("cases")
     made = [case for case in (cases if isinstance(cases, list) else ()) if isinstance(case, dict)]
-    known = {case.get("case"): case["mask_sha256"] for case in made if "mask_sha256" in case}
-    return [path for path in files if known.get(stem(path)) != sha256(path)] if known else None
+    done = {case.get("case"): case.get("mask_sha256") for case in made if case.get("status") == "done"}
+    if None in done.values() or not isinstance(cases, list):
+        return None
+    return [path for path in files if done.get(stem(path)) != sha256(path)]

@@ -269,6 +269,7 @@ def _manifest(run: Run, name: str, job: Workbench, studies: dict[str, list[Case]
             "method": plain(method_settings) if method_settings is not None else {},
             "mask": plain(job.mask),
             "slices": plain(job.settings),
+            "members": {part.method: plain(part.settings) for part in run.parts(name) if part.run is not run},
         },
         "plane": job.settings.plane,
         "weights": {n: sha256(path) for n, path in run.weights_files(name).items()},

@@ -17,7 +17,8 @@ import torch
 
 from tagmask.config import check_seed, plain, read_toml, write_toml
 from tagmask.data.prepared import Prepared
-from tagmask.errors import ConfigError, InputError
+from tagmask.data.table import alike
+from tagmask.errors import ConfigError, InputError, RunError
 from tagmask.io import commands_of, note_command, write_csv, write_text
 from tagmask.machine import device_of
 from tagmask.masks import MaskSettings
@@ -185,11 +186,12 @@ def _check_data(run: Run, data: Prepared, split: str) -> None:
     if not len(data.split_indices(split)):
         raise InputError(f"the {split} split has no slices.", where=data.path, repair="Use the val split.")
     own = Prepared.open(run.experiment.data.prepared)
-    patients = {row["patient"] for row in data.rows(split)}
-    images = {image.sha256 for image in images_of(data.path, (split,))}
+    patients = {alike(row["patient"]): row["patient"] for row in data.rows(split)}
+    images = _hashes(data, split)
     for other in ("train", "test"):
-        both = sorted(patients & {row["patient"] for row in own.rows(other)})
-        same = [image.path for image in images_of(own.path, (other,)) if image.sha256 in images]
+        theirs = {alike(row["patient"]) for row in own.rows(other)}
+        both = sorted(name for one, name in patients.items() if one in theirs)
+        same = sorted(images[sha] for sha in images.keys() & _hashes(own, other).keys())
         if both or same:
             what = f"{len(both)} patients" if both else f"{len(same)} images"
             raise InputError(
@@ -197,6 +199,14 @@ def _check_data(run: Run, data: Prepared, split: str) -> None:
                 where=data.path,
                 repair="Prepare both folders with the same splits.",
             )
+
+
+def _hashes(prepared: Prepared, split: str) -> dict[str, str]:
+    """SHA-256 -> file of a split; nothing of data that were prepared before splits were written down."""
+    try:
+        return {image.sha256: image.path for image in images_of(prepared.path, (split,))}
+    except RunError:
+        return {}
 
 
 def _mask(run: Run, method: str, settings: Mapping[str, Any]) -> MaskSettings:

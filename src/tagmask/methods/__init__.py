@@ -23,7 +23,7 @@ from tagmask.methods.ddib import DDIB, DDIBSettings
 from tagmask.methods.supervised import PixelEnsemble, PixelEnsembleSettings, Supervised, SupervisedSettings
 from tagmask.types import Batch, Choice, Method
 
-__all__ = ["METHODS", "Networks", "Recipe", "settings_of"]
+__all__ = ["METHODS", "Networks", "Recipe", "recipe_of", "settings_of"]
 
 
 @dataclass(frozen=True)

@@ -11,12 +11,13 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
 from torch import Tensor
 
+from tagmask.config import ADDED
 from tagmask.diffusion.guidance import classifier_guidance, label_gradient
 from tagmask.diffusion.noise import gaussian
 from tagmask.diffusion.schedule import NoiseSchedule
@@ -68,7 +69,7 @@ class CDMSettings:
     clip: bool = False
     offset: int = 0
     sign: Literal["positive", "negative", "absolute"] = "positive"
-    min_max: bool = False
+    min_max: bool = field(default=False, metadata=ADDED)
 
     def __post_init__(self) -> None:
         if not 0 < self.stages <= self.noise_level:

@@ -8,6 +8,7 @@ from typing import Any
 
 from tagmask.reporting.evaluation import StoredEvaluation
 from tagmask.reporting.page import Html, join, table, tag
+from tagmask.scoring.results import may_have_read_masks
 
 __all__ = ["comparison", "explanation", "number", "numbers", "stamp", "verdict"]
 
@@ -31,9 +32,9 @@ def number(value: object, digits: int = 3) -> str:
 
 
 def stamp(reads: object) -> Html:
-    """Say what a row has read; a mask among it stands out, since such a row has an advantage."""
+    """Say what a row has read; a mask among it, or what nobody knows, stands out: such a row has an advantage."""
     text = str(reads or "not stated")
-    return tag("span", text, class_="stamp masks" if "mask" in text.lower() else "stamp")
+    return tag("span", text, class_="stamp masks" if may_have_read_masks(text) else "stamp")
 
 
 def _value(row: Mapping[str, Any], subset: str, per: str, metric: str) -> dict[str, Any]:

@@ -6,6 +6,7 @@ Most methods use networks of one run. Members of a combination may be of others.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -15,7 +16,7 @@ from torch import nn
 from tagmask.config import plain
 from tagmask.errors import ConfigError, RunError
 from tagmask.experiment import load_experiment
-from tagmask.methods import METHODS, Networks, settings_of
+from tagmask.methods import METHODS, Networks, recipe_of, settings_of
 from tagmask.methods.combined import CombinedSettings
 from tagmask.networks import weights
 from tagmask.networks.denoiser import Denoiser
@@ -44,8 +45,7 @@ class Run(RunFolder):
             No such method.
         """
         name = name or next(iter(self.experiment.methods), "cdm")
-        if name not in METHODS:
-            raise ConfigError(f"unknown method {name!r}.", repair=f"Known methods: {', '.join(METHODS)}.")
+        recipe_of(name)
         return name
 
     def settings(self, name: str | None = None, **changes: Any) -> Any:
@@ -86,13 +86,20 @@ class Run(RunFolder):
         found = [Part(self, name, settings)]
         if isinstance(settings, CombinedSettings):
             for member, (path, table) in settings.elsewhere.items():
-                other = Run.open(path, tuned=False)
-                found.append(Part(other, member, other.settings(member, **table)))
+                if path not in self._others:
+                    self._others[path] = Run.open(path, tuned=False)
+                other, where = self._others[path], f"[methods.combined.members.{member}] of {path}"
+                own = {**other.experiment.settings_table(member), **table}
+                found.append(Part(other, member, settings_of(member, own, where=where)))
         return [part for part in found if part.needs]
+
+    @cached_property
+    def _others(self) -> dict[Path, Run]:
+        return {}
 
     def reads(self, name: str | None = None) -> str:
         """Say what was read for the results of a method: for its training, and val masks if they chose its settings."""
-        read = list(dict.fromkeys(part.reads for part in self.parts(name)))
+        read = list(dict.fromkeys(one for part in self.parts(name) for one in part.reads.split(", ")))
         if self.val_masks and not any("val masks" in one for one in read):
             read[-1] += " + val masks"
         return ", ".join(read)
@@ -146,6 +153,7 @@ class Run(RunFolder):
             if part.run is self:
                 found |= {need: self._on(device, need, name) for need in part.needs}
             else:
+                self._refuse_snapshot(part)
                 members[part.method] = part.run.method(part.method, device=device, **plain(part.settings))
         schedule = self.experiment.schedule.build()
         if (denoiser := found.get("denoiser")) is not None:
@@ -161,6 +169,16 @@ class Run(RunFolder):
         attach_backbone(network, self.experiment, name=need, learnt=self.weights_path(need), device=device)
         # channels_last: 1.1 to 1.4 times faster on a CPU, and what a GPU's tensor cores want.
         return network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def _refuse_snapshot(self, part: Part) -> None:
+        """Refuse weights after fewer steps where a member would have its last ones."""
+        if self.snapshot is not None:
+            raise ConfigError(
+                f"weights after {self.snapshot} steps are asked for, but {part.method} is of {part.run.path}, "
+                "which is another training.",
+                where="[methods.combined]",
+                repair="Combine methods of one run for this.",
+            )
 
     def _refuse_member(self, part: Part) -> None:
         """Refuse to combine what looks at other slices than this run, or at more than slices."""

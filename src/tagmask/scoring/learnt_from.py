@@ -6,7 +6,7 @@ import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence, Sized
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from tagmask.data.prepared import Prepared
 from tagmask.errors import RunError, TagmaskError
@@ -28,7 +28,7 @@ class LearntImage(NamedTuple):
     sha256: str
 
 
-def images_learnt(run: Run, method: str) -> Iterator[LearntImage]:
+def images_learnt(run: Run, method: str, **settings: Any) -> Iterator[LearntImage]:
     """Yield what the networks of a method were trained on or chosen by, as far as the prepared data are still there.
 
     What the backbone of a network saw, its network has seen.
@@ -37,13 +37,17 @@ def images_learnt(run: Run, method: str) -> Iterator[LearntImage]:
     ----------
     run, method
         Whose they are; a combination may use those of other runs too.
+    settings
+        Of the method, where they are others than the run's.
 
     Raises
     ------
     RunError
         Data that were prepared before splits were written down.
     """
-    for home, folder in dict.fromkeys(found for part in run.parts(method) for found in _lessons(part)):
+    own = (run.path, run.experiment.data.prepared)  # its val split chose, even where no network of it is used
+    parts = run.parts(method, **settings)
+    for home, folder in dict.fromkeys([own, *(found for part in parts for found in _lessons(part))]):
         if (folder / "settings.json").is_file():
             yield from images_of(folder, ("train", "val"), home)
 
@@ -103,8 +107,9 @@ def _note_of_learnt(results: Results, images: Mapping[str, Sequence[Path]]) -> l
     That is: masks without a manifest, a run or prepared data that are gone.
     """
     try:
-        run = Run.open(Path(str(results.manifest.get("run") or "")), tuned=False)
-        seen = {image.sha256 for image in images_learnt(run, str(results.manifest.get("method")))}
+        run, used = Run.open(Path(str(results.manifest.get("run") or "")), tuned=False), results.manifest
+        settings = (used.get("settings") or {}).get("method") or {}
+        seen = {image.sha256 for image in images_learnt(run, str(used.get("method")), **settings)}
         found = _among(images, seen)
     except (TagmaskError, OSError, ValueError, KeyError, TypeError):
         return []

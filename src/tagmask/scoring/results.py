@@ -15,10 +15,15 @@ from tagmask.data.sources import altered
 from tagmask.errors import InputError, TableError
 from tagmask.io import case_files, stem
 
-__all__ = ["TOLD", "Results", "files_by_case", "open_results"]
+__all__ = ["TOLD", "Results", "files_by_case", "may_have_read_masks", "open_results"]
 
 TOLD = "tags of these slices"
 """Stamp of what was handed the tags of the slices that it is judged on."""
+
+
+def may_have_read_masks(reads: str) -> bool:
+    """Whether a row with this stamp has read masks, or may have: nobody knows of "unknown"."""
+    return "mask" in reads.lower() or "unknown" in reads.lower()
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import logging
 
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
+from accelerate.state import AcceleratorState, PartialState
 
 from tagmask.errors import ConfigError
 from tagmask.machine import bf16_is_fast
@@ -30,9 +30,11 @@ def processes(settings: TrainSettings, device: str = "auto") -> Accelerator:
     ConfigError
         fp16 without a GPU.
     """
-    AcceleratorState._reset_state()  # a singleton that would remember the precision of the network before
+    cpu, before = device == "cpu", PartialState._shared_state
+    # Singletons, which would remember the precision of the network before, and its device.
+    moved = bool(before) and before["num_processes"] == 1 and (before["device"].type == "cpu") != cpu
+    AcceleratorState._reset_state(reset_partial_state=moved)
     precision = "no" if settings.precision == "fp32" else settings.precision
-    cpu = device == "cpu"
     if precision == "fp16" and (cpu or not torch.cuda.is_available()):
         why = "the CPU is to be used" if cpu else "there is no GPU here"
         raise ConfigError(f'precision = "fp16", but {why}.', where="[train]", repair='Use "bf16" or "fp32".')
