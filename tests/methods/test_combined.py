@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 from collections.abc import Callable
@@ -211,10 +212,13 @@ def test_what_a_member_of_another_run_has_read_is_stamped_and_its_pictures_are_k
     own = run.path / "experiment.toml"
     own.write_text(own.read_text().replace('prepared = "nowhere"', f"prepared = {str(masked)!r}"))
     seen = {image.run for image in images_learnt(Run.open(folder), "combined", members=members)}
-    assert seen == {
-        run.path,
-        tmp_path / "other",
-    }  # its val split may have chosen, though no network is its own
+    # its val split may have chosen, though no network is its own
+    assert seen == {run.path, tmp_path / "other"}
+    shutil.rmtree(tmp_path / "other")  # a member's run that is gone hides nothing of the run's own
+    learnt = list(itertools.islice(found := images_learnt(Run.open(folder), "combined", members=members), 64))
+    assert {image.run for image in learnt} == {run.path}
+    with pytest.raises(RunError, match="is not a run"):
+        next(found)
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ What is chosen here has read masks. It is therefore kept apart from what `tagmas
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
@@ -217,12 +218,10 @@ def _mask(run: Run, method: str, settings: Mapping[str, Any]) -> MaskSettings:
 
 
 def _number(value: Any) -> float:
-    """Read a threshold that is to be tried."""
-    try:
-        if not isinstance(value, (bool, str)):
-            return float(value)
-    except (TypeError, ValueError, OverflowError):
-        pass
+    """Read a threshold that is to be tried; whether a rule can have it, the rule says."""
+    number = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
+    if number and not abs(value) > sys.float_info.max:
+        return float(value)
     raise ConfigError(
         f"mask.value = {value!r} cannot be tried: it is no number.",
         where="--grid",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence, Sized
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,7 +21,7 @@ log = logging.getLogger(__name__)
 
 
 class LearntImage(NamedTuple):
-    """A file of the train or val split, the run whose data it is of, and its SHA-256."""
+    """A file of prepared data, whose they are (a run's, or the folder's own), its split and its SHA-256."""
 
     run: Path
     path: str
@@ -46,10 +47,16 @@ def images_learnt(run: Run, method: str, **settings: Any) -> Iterator[LearntImag
         Data that were prepared before splits were written down.
     """
     own = (run.path, run.experiment.data.prepared)  # its val split chose, even where no network of it is used
-    parts = run.parts(method, **settings)
-    for home, folder in dict.fromkeys([own, *(found for part in parts for found in _lessons(part))]):
-        if (folder / "settings.json").is_file():
-            yield from images_of(folder, ("train", "val"), home)
+    yield from _as_far_as_there(*own)
+    others = dict.fromkeys(found for part in run.parts(method, **settings) for found in _lessons(part))
+    for home, folder in others:
+        if (home, folder) != own:
+            yield from _as_far_as_there(home, folder)
+
+
+def _as_far_as_there(home: Path, folder: Path) -> Iterator[LearntImage]:
+    if (folder / "settings.json").is_file():
+        yield from images_of(folder, ("train", "val"), home)
 
 
 def images_of(folder: Path, splits: Sequence[str], home: Path | None = None) -> Iterator[LearntImage]:
@@ -109,7 +116,10 @@ def _note_of_learnt(results: Results, images: Mapping[str, Sequence[Path]]) -> l
     try:
         run, used = Run.open(Path(str(results.manifest.get("run") or "")), tuned=False), results.manifest
         settings = (used.get("settings") or {}).get("method") or {}
-        seen = {image.sha256 for image in images_learnt(run, str(used.get("method")), **settings)}
+        seen = set()
+        with suppress(TagmaskError):  # a member's run that is gone: what the others learnt from still counts
+            for image in images_learnt(run, str(used.get("method")), **settings):
+                seen.add(image.sha256)
         found = _among(images, seen)
     except (TagmaskError, OSError, ValueError, KeyError, TypeError):
         return []

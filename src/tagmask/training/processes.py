@@ -9,7 +9,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState, PartialState
 
 from tagmask.errors import ConfigError
-from tagmask.machine import bf16_is_fast
+from tagmask.machine import bf16_is_fast, device_of
 from tagmask.train_settings import TrainSettings
 
 __all__ = ["processes"]
@@ -32,7 +32,8 @@ def processes(settings: TrainSettings, device: str = "auto") -> Accelerator:
     """
     cpu, before = device == "cpu", PartialState._shared_state
     # Singletons, which would remember the precision of the network before, and its device.
-    moved = bool(before) and before["num_processes"] == 1 and (before["device"].type == "cpu") != cpu
+    wanted = cpu or device_of("auto") == "cpu"
+    moved = bool(before) and before["num_processes"] == 1 and (before["device"].type == "cpu") != wanted
     AcceleratorState._reset_state(reset_partial_state=moved)
     precision = "no" if settings.precision == "fp32" else settings.precision
     if precision == "fp16" and (cpu or not torch.cuda.is_available()):
